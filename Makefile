@@ -1,0 +1,42 @@
+# make demo      train, export and run a small model on real digits
+# make test      the tests, once on each backend (BACKENDS="jax" for some of them)
+# make test-all  with the long ones
+# make lint      formatting, lint, types
+# make clean     the environment and everything built
+
+PYTHON ?= python3
+BACKENDS ?= tensorflow jax torch
+
+# TensorFlow's warnings and errors, but not what it says at every start.
+export TF_CPP_MIN_LOG_LEVEL ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+# The environment is set up anew whenever what it is made from changes.
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint clean
+
+demo: $(STAMP)
+	$(BIN)/keras-metaformer demo --output demo_output
+
+test: $(STAMP)
+	$(BIN)/python scripts/run_tests.py --backends $(BACKENDS)
+
+test-all: $(STAMP)
+	$(BIN)/python scripts/run_tests.py --backends $(BACKENDS) --large
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV) build dist demo_output .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	touch $@

@@ -1,0 +1,69 @@
+"""FFNet: self-attention's frame with the sub-operations of a feed-forward network.
+
+Paper: MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
+Official code: https://github.com/ysj9909/FFNet (Apache-2.0)
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
+from keras_metaformer.models.variant import Family, define_variant
+
+FAMILY = Family(
+    module="ffnet",
+    title="FFNet",
+    summary="pure convolutions in the frame of query, key and value.",
+    reference="MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021",
+    config_class=FFNetConfig,
+    build=build_ffnet,
+    sizes={
+        "1": {
+            "depths": (2, 2, 8, 2),
+            "widths": (80, 160, 320, 640),
+            "channel_kernel_size": 3,
+        },
+        "2": {"depths": (3, 3, 15, 3), "widths": (88, 176, 352, 704)},
+        "3": {
+            "depths": (4, 4, 22, 5),
+            "widths": (96, 192, 384, 768),
+            "layer_scale_initial_value": 1e-6,
+        },
+        "4": {
+            "depths": (4, 4, 27, 3),
+            "widths": (128, 256, 512, 1024),
+            "layer_scale_initial_value": 1e-6,
+        },
+    },
+)
+
+FFNet1 = define_variant(FAMILY, "1", 13_775_656, 3_000_681_472, 256)
+FFNet2 = define_variant(FAMILY, "2", 27_208_408, 6_060_932_608, 256)
+FFNet3 = define_variant(FAMILY, "3", 48_817_896, 10_235_590_656, 256)
+FFNet4 = define_variant(FAMILY, "4", 79_868_968, 19_299_278_848, 256)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "FFNet1",
+    "FFNet2",
+    "FFNet3",
+    "FFNet4",
+    "decode_predictions",
+    "preprocess_input",
+]

@@ -1,0 +1,58 @@
+"""gMLP: one gated MLP a block, which mixes tokens and channels at once.
+
+Paper: Pay Attention to MLPs, https://arxiv.org/abs/2105.08050
+Weights and configurations: timm, https://github.com/huggingface/pytorch-image-models
+(Apache-2.0); the authors published none
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
+from keras_metaformer.models.variant import Family, define_variant
+
+FAMILY = Family(
+    module="gmlp",
+    title="GMLP",
+    summary="an isotropic model whose blocks are MLPs with a spatial gate.",
+    reference="Pay Attention to MLPs, https://arxiv.org/abs/2105.08050",
+    config_class=IsotropicConfig,
+    build=build_isotropic,
+    sizes={
+        "Ti16": {"depth": 30, "width": 128, "patch_size": 16},
+        "S16": {"depth": 30, "width": 256, "patch_size": 16},
+        "B16": {"depth": 30, "width": 512, "patch_size": 16},
+    },
+    defaults={"mixer": "gated_mlp", "channel_mixer": "none"},
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+GMLPTi16 = define_variant(FAMILY, "Ti16", 5_867_328, 1_328_989_184)
+GMLPS16 = define_variant(FAMILY, "S16", 19_422_656, 4_392_060_928)
+GMLPB16 = define_variant(FAMILY, "B16", 73_075_392, 15_720_452_096)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "GMLPB16",
+    "GMLPS16",
+    "GMLPTi16",
+    "decode_predictions",
+    "preprocess_input",
+]

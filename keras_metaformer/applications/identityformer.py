@@ -1,0 +1,57 @@
+"""IdentityFormer: the MetaFormer that does not mix tokens at all.
+
+Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
+Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.metaformer_baselines import (
+    POOLING_SIZES,
+    baseline_family,
+)
+from keras_metaformer.models.variant import define_variant
+
+FAMILY = baseline_family(
+    module="identityformer",
+    title="IdentityFormer",
+    summary="a MetaFormer whose token mixer is the identity.",
+    mixer="identity",
+    norm="group_norm",
+    head="linear",
+    sizes=POOLING_SIZES,
+)
+
+IdentityFormerS12 = define_variant(FAMILY, "S12", 11_891_712, 1_812_267_008)
+IdentityFormerS24 = define_variant(FAMILY, "S24", 21_341_464, 3_392_208_896)
+IdentityFormerS36 = define_variant(FAMILY, "S36", 30_791_216, 4_972_150_784)
+IdentityFormerM36 = define_variant(FAMILY, "M36", 56_077_168, 8_758_788_096)
+IdentityFormerM48 = define_variant(FAMILY, "M48", 73_346_056, 11_533_320_192)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "IdentityFormerM36",
+    "IdentityFormerM48",
+    "IdentityFormerS12",
+    "IdentityFormerS24",
+    "IdentityFormerS36",
+    "decode_predictions",
+    "preprocess_input",
+]

@@ -1,0 +1,81 @@
+"""`preprocess_input` and `decode_predictions`, shared by the family modules."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_metaformer.arrays import to_numpy
+from keras_metaformer.data.classes import class_names
+
+#: Datasets whose class names are known, by the number of classes.
+_DATASETS = {1000: "imagenet", 21841: "imagenet21k"}
+
+
+def normalize(
+    images: Any, mean: tuple[float, ...], std: tuple[float, ...], data_format: Any
+) -> Any:
+    """`(images / 255 - mean) / std` for images `(..., height, width, 3)`.
+
+    Args:
+        images: NumPy array or tensor of pixels 0..255, channels last.
+        mean: per channel, of pixels 0..1.
+        std: per channel, of pixels 0..1.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        What came in, as float32 (or the float dtype that it had).
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    if data_format not in (None, "channels_last"):
+        raise ValueError(
+            "Images are channels last here: expected data_format=None or "
+            f"'channels_last'. Received: data_format={data_format!r}"
+        )
+    if len(images.shape) < 3 or images.shape[-1] != len(mean):
+        raise ValueError(
+            f"Expected images of shape (..., height, width, {len(mean)}). "
+            f"Received: shape={tuple(images.shape)}"
+        )
+    scale = np.array([1.0 / (255.0 * value) for value in std], "float32")
+    offset = np.array([-m / s for m, s in zip(mean, std, strict=True)], "float32")
+    if isinstance(images, np.ndarray):
+        if not np.issubdtype(images.dtype, np.floating):
+            images = images.astype("float32")
+        return images * scale.astype(images.dtype) + offset.astype(images.dtype)
+    if "float" not in keras.backend.standardize_dtype(images.dtype):
+        images = ops.cast(images, "float32")
+    return images * ops.cast(scale, images.dtype) + ops.cast(offset, images.dtype)
+
+
+def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
+    """The `top` classes of each image, best first.
+
+    Args:
+        predictions: float array `(batch, 1000)` (ImageNet-1k) or `(batch, 21841)`
+            (ImageNet-21k), probabilities or logits.
+        top: int. How many classes to give.
+
+    Returns:
+        For each image a list of `(WordNet id, name, score)`.
+
+    Raises:
+        ValueError: if the shape is another, or `top` is not positive.
+    """
+    scores = to_numpy(predictions)
+    if scores.ndim != 2 or scores.shape[1] not in _DATASETS:
+        raise ValueError(
+            "`decode_predictions` expects predictions of shape (batch, classes) with "
+            f"classes one of {sorted(_DATASETS)}. Received: shape={scores.shape}"
+        )
+    if top < 1:
+        raise ValueError(f"`top` must be positive. Received: top={top}")
+    names = class_names(_DATASETS[scores.shape[1]])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    return [
+        [(*names[index], float(row[index])) for index in indices]
+        for row, indices in zip(scores, best, strict=True)
+    ]

@@ -1,0 +1,73 @@
+"""MLP-Mixer: an MLP over the tokens, then one over the channels.
+
+Paper: MLP-Mixer: An all-MLP Architecture for Vision, https://arxiv.org/abs/2105.01601
+Official code: https://github.com/google-research/vision_transformer (Apache-2.0)
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
+from keras_metaformer.models.variant import Family, define_variant
+
+FAMILY = Family(
+    module="mlp_mixer",
+    title="MLPMixer",
+    summary="an isotropic model with MLPs over tokens and over channels.",
+    reference=(
+        "MLP-Mixer: An all-MLP Architecture for Vision, "
+        "https://arxiv.org/abs/2105.01601"
+    ),
+    config_class=IsotropicConfig,
+    build=build_isotropic,
+    sizes={
+        "S32": {"depth": 8, "width": 512, "patch_size": 32},
+        "S16": {"depth": 8, "width": 512, "patch_size": 16},
+        "S8": {"depth": 8, "width": 512, "patch_size": 8},
+        "B32": {"depth": 12, "width": 768, "patch_size": 32},
+        "B16": {"depth": 12, "width": 768, "patch_size": 16},
+        "L32": {"depth": 24, "width": 1024, "patch_size": 32},
+        "L16": {"depth": 24, "width": 1024, "patch_size": 16},
+    },
+    # The official code uses GELU's tanh approximation, timm the exact form.
+    defaults={"mixer": "token_mlp", "activation": "gelu_tanh"},
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+MLPMixerS32 = define_variant(FAMILY, "S32", 19_104_624, 1_002_426_368)
+MLPMixerS16 = define_variant(FAMILY, "S16", 18_528_264, 3_776_958_464)
+MLPMixerS8 = define_variant(FAMILY, "S8", 20_646_504, 14_875_086_848)
+MLPMixerB32 = define_variant(FAMILY, "B32", 60_293_428, 3_237_722_112)
+MLPMixerB16 = define_variant(FAMILY, "B16", 59_880_472, 12_601_767_936)
+MLPMixerL32 = define_variant(FAMILY, "L32", 206_939_264, 11_253_293_056)
+MLPMixerL16 = define_variant(FAMILY, "L16", 208_196_168, 44_547_678_208)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "MLPMixerB16",
+    "MLPMixerB32",
+    "MLPMixerL16",
+    "MLPMixerL32",
+    "MLPMixerS8",
+    "MLPMixerS16",
+    "MLPMixerS32",
+    "decode_predictions",
+    "preprocess_input",
+]

@@ -1,0 +1,76 @@
+"""PoolFormer: pooling as the token mixer, the first MetaFormer.
+
+Paper: MetaFormer Is Actually What You Need for Vision, https://arxiv.org/abs/2111.11418
+Official code: https://github.com/sail-sg/poolformer (Apache-2.0)
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.metaformer_baselines import POOLING_SIZES
+from keras_metaformer.models.config import MetaFormerConfig
+from keras_metaformer.models.metaformer import build_metaformer
+from keras_metaformer.models.variant import Family, define_variant
+
+# Deeper models start nearer to the identity.
+_LAYER_SCALE = {"S12": 1e-5, "S24": 1e-5, "S36": 1e-6, "M36": 1e-6, "M48": 1e-6}
+
+FAMILY = Family(
+    module="poolformer",
+    title="PoolFormer",
+    summary="the first MetaFormer; its token mixer is average pooling.",
+    reference=(
+        "MetaFormer Is Actually What You Need for Vision, "
+        "https://arxiv.org/abs/2111.11418"
+    ),
+    config_class=MetaFormerConfig,
+    build=build_metaformer,
+    sizes={
+        size: {**shape, "layer_scale_initial_value": _LAYER_SCALE[size]}
+        for size, shape in POOLING_SIZES.items()
+    },
+    defaults={
+        "mixer": "pooling",
+        "activation": "gelu",
+        "norm": "group_norm",
+        "norm_epsilon": 1e-5,
+        "residual_scaling": "layer",
+        "use_bias": True,
+        "downsampling_norm": "identity",
+        "output_norm": "group_norm",
+        "normalize_before_pooling": True,
+    },
+)
+
+PoolFormerS12 = define_variant(FAMILY, "S12", 11_915_176, 1_812_267_008)
+PoolFormerS24 = define_variant(FAMILY, "S24", 21_388_968, 3_392_208_896)
+PoolFormerS36 = define_variant(FAMILY, "S36", 30_862_760, 4_972_150_784)
+PoolFormerM36 = define_variant(FAMILY, "M36", 56_172_520, 8_758_788_096)
+PoolFormerM48 = define_variant(FAMILY, "M48", 73_473_448, 11_533_320_192)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "PoolFormerM36",
+    "PoolFormerM48",
+    "PoolFormerS12",
+    "PoolFormerS24",
+    "PoolFormerS36",
+    "decode_predictions",
+    "preprocess_input",
+]

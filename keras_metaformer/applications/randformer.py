@@ -1,0 +1,57 @@
+"""RandFormer: tokens mixed by frozen random matrices.
+
+Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
+Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
+"""
+
+from typing import Any
+
+from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.metaformer_baselines import (
+    POOLING_SIZES,
+    baseline_family,
+)
+from keras_metaformer.models.variant import define_variant
+
+FAMILY = baseline_family(
+    module="randformer",
+    title="RandFormer",
+    summary="a MetaFormer whose last stages mix tokens with frozen random matrices.",
+    mixer=("identity", "identity", "random", "random"),
+    norm="group_norm",
+    head="linear",
+    sizes=POOLING_SIZES,
+)
+
+RandFormerS12 = define_variant(FAMILY, "S12", 12_127_010, 1_888_484_352)
+RandFormerS24 = define_variant(FAMILY, "S24", 21_812_060, 3_544_643_584)
+RandFormerS36 = define_variant(FAMILY, "S36", 31_497_110, 5_200_802_816)
+RandFormerM36 = define_variant(FAMILY, "M36", 56_783_062, 9_035_383_296)
+RandFormerM48 = define_variant(FAMILY, "M48", 74_287_248, 11_902_113_792)
+
+
+def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+    """Pixels 0..255 to what the published weights expect.
+
+    Args:
+        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+        data_format: None or `"channels_last"`.
+
+    Returns:
+        Float array or tensor of the same shape.
+
+    Raises:
+        ValueError: for channels first, or another number of channels than three.
+    """
+    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
+
+
+__all__ = [
+    "RandFormerM36",
+    "RandFormerM48",
+    "RandFormerS12",
+    "RandFormerS24",
+    "RandFormerS36",
+    "decode_predictions",
+    "preprocess_input",
+]

@@ -1,0 +1,108 @@
+"""The channel MLP of a MetaFormer block."""
+
+import keras
+
+from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.initializers import truncated_normal
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class ChannelMLP(keras.layers.Layer):
+    """Channel MLP: `y = W2 act(W1 x)`, at every position by itself.
+
+    Example:
+
+    >>> import numpy as np
+    >>> ChannelMLP()(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        ratio: float. Hidden channels for each channel of the input.
+        activation: name, layer, layer class or zero-argument factory.
+        use_bias: bool. Whether the two linear layers have biases.
+        dropout: float in [0, 1). Rate of the dropout after either linear layer.
+        seed: int, or None for a random one. Of the dropout.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(..., channels)`.
+        training: bool. Whether to drop.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `ratio` is not positive, or gives no hidden channel.
+
+    Reference:
+        - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
+    """
+
+    def __init__(
+        self,
+        ratio=4.0,
+        activation="star_relu",
+        use_bias=False,
+        dropout=0.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if ratio <= 0:
+            raise ValueError(f"`ratio` must be positive. Received: ratio={ratio}")
+        self.ratio = ratio
+        self.activation = make_activation(activation, self.dtype_policy)
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.seed = seed
+        self.drop = (
+            keras.layers.Dropout(dropout, seed=seed, dtype=self.dtype_policy)
+            if dropout
+            else None
+        )
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        hidden = int(self.ratio * channels)
+        if hidden < 1:
+            raise ValueError(
+                "`ratio` times the channels must give at least one hidden channel. "
+                f"Received: ratio={self.ratio}, channels={channels}"
+            )
+        self.expand = self._linear(hidden, "expand")
+        self.project = self._linear(channels, "project")
+        hidden_shape = (*input_shape[:-1], hidden)
+        self.expand.build(input_shape)
+        if not self.activation.built:  # A saved one comes built.
+            self.activation.build(hidden_shape)
+        self.project.build(hidden_shape)
+
+    def _linear(self, units, name):
+        return keras.layers.Dense(
+            units,
+            use_bias=self.use_bias,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, inputs, training=False):
+        hidden = self.activation(self.expand(inputs))
+        if self.drop is None:
+            return self.project(hidden)
+        hidden = self.drop(hidden, training=training)
+        return self.drop(self.project(hidden), training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            ratio=self.ratio,
+            activation=keras.saving.serialize_keras_object(self.activation),
+            use_bias=self.use_bias,
+            dropout=self.dropout,
+            seed=self.seed,
+        )
+        return config

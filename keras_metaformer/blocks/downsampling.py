@@ -1,0 +1,132 @@
+"""Strided convolutions: the stem and the steps between stages."""
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.serialization import deserialize_layers
+from keras_metaformer.layers.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class Downsampling(keras.layers.Layer):
+    """Downsampling: `post_norm(convolution(pre_norm(x)))` with a strided convolution.
+
+    With a kernel as large as the stride and no padding it is a patch embedding.
+
+    Example:
+
+    >>> import numpy as np
+    >>> Downsampling(64, 7, 4, 2)(np.ones((1, 224, 224, 3), "float32")).shape
+    (1, 56, 56, 64)
+
+    Args:
+        filters: int. Output channels.
+        kernel_size: int. Height and width of the kernels, in pixels.
+        strides: int. Step in both directions, in pixels.
+        padding: int. Zeros added on every side, in pixels. Explicit, because Keras'
+            "same" pads the two sides differently where the stride is not 1 and so
+            shifts the map against the reference.
+        pre_norm: layer before the convolution, or None.
+        post_norm: layer after it, or None.
+        use_bias: bool. Whether the convolution has a bias.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Returns:
+        Tensor `(batch, new_height, new_width, filters)`, in the layer's compute dtype,
+        with `new = (size + 2 * padding - kernel_size) // strides + 1`.
+
+    Raises:
+        ValueError: if a size is not positive, or the padded input is smaller than the
+            kernel.
+    """
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        strides,
+        padding=0,
+        pre_norm=None,
+        post_norm=None,
+        use_bias=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = positive_integer("filters", filters)
+        self.kernel_size = positive_integer("kernel_size", kernel_size)
+        self.strides = positive_integer("strides", strides)
+        self.padding = padding
+        self.pre_norm = pre_norm
+        self.post_norm = post_norm
+        self.use_bias = use_bias
+        self.convolution = keras.layers.Conv2D(
+            filters,
+            kernel_size,
+            strides,
+            padding="valid",
+            use_bias=use_bias,
+            data_format="channels_last",
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name="convolution",
+        )
+
+    def build(self, input_shape):
+        output_shape = self.compute_output_shape(input_shape)
+        # Norms of a saved layer come built.
+        if self.pre_norm is not None and not self.pre_norm.built:
+            self.pre_norm.build(input_shape)
+        self.convolution.build(self.padded_shape(input_shape))
+        if self.post_norm is not None and not self.post_norm.built:
+            self.post_norm.build(output_shape)
+
+    def call(self, inputs):
+        x = inputs if self.pre_norm is None else self.pre_norm(inputs)
+        if self.padding:
+            pad = (self.padding, self.padding)
+            x = ops.pad(x, ((0, 0), pad, pad, (0, 0)))
+        x = self.convolution(x)
+        return x if self.post_norm is None else self.post_norm(x)
+
+    def compute_output_shape(self, input_shape):
+        batch, *sizes, _ = input_shape
+        return (batch, *(self._output_size(size) for size in sizes), self.filters)
+
+    def padded_shape(self, input_shape):
+        """The shape that the convolution sees, zeros on every side included."""
+        batch, *sizes, channels = input_shape
+        added = 2 * self.padding
+        sizes = (None if size is None else size + added for size in sizes)
+        return (batch, *sizes, channels)
+
+    def _output_size(self, size):
+        if size is None:
+            return None
+        padded = size + 2 * self.padding
+        if padded < self.kernel_size:
+            raise ValueError(
+                f"The input is too small for `{self.name}`: expected at least "
+                f"{self.kernel_size - 2 * self.padding} pixels. Received: {size}"
+            )
+        return (padded - self.kernel_size) // self.strides + 1
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            filters=self.filters,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            padding=self.padding,
+            pre_norm=keras.saving.serialize_keras_object(self.pre_norm),
+            post_norm=keras.saving.serialize_keras_object(self.post_norm),
+            use_bias=self.use_bias,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialize_layers(config, ("pre_norm", "post_norm")))

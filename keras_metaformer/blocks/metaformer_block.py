@@ -1,0 +1,78 @@
+"""The MetaFormer block: token mixing, then channel mixing."""
+
+import keras
+
+from keras_metaformer.layers.serialization import deserialize_layers
+
+_PARTS = ("token_mixing", "channel_mixing", "between")
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class MetaFormerBlock(keras.layers.Layer):
+    """MetaFormer block: a residual step over the tokens, then one over the channels.
+
+    `h = x + token_mixer(norm(x))`, `y = h + channel_mixer(norm(h))`, with the scales
+    and the stochastic depth of `ResidualBranch`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_metaformer.blocks import ChannelMLP
+    >>> from keras_metaformer.layers import PoolingMixer
+    >>> norm = keras.layers.LayerNormalization
+    >>> block = MetaFormerBlock(
+    ...     ResidualBranch(PoolingMixer(), norm()), ResidualBranch(ChannelMLP(), norm())
+    ... )
+    >>> block(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        token_mixing: `ResidualBranch` around a token mixer.
+        channel_mixing: `ResidualBranch` around a channel MLP.
+        between: layer between the two steps, such as `SqueezeExcitation`, or None.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+        training: bool. Passed on to both steps.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Reference:
+        - MetaFormer Is Actually What You Need for Vision,
+          https://arxiv.org/abs/2111.11418
+    """
+
+    def __init__(self, token_mixing, channel_mixing, between=None, **kwargs):
+        super().__init__(**kwargs)
+        self.token_mixing = token_mixing
+        self.between = between
+        self.channel_mixing = channel_mixing
+
+    def build(self, input_shape):
+        for layer in (self.token_mixing, self.between, self.channel_mixing):
+            if layer is not None and not layer.built:
+                layer.build(input_shape)
+
+    def call(self, inputs, training=False):
+        hidden = self.token_mixing(inputs, training=training)
+        if self.between is not None:
+            hidden = self.between(hidden)
+        return self.channel_mixing(hidden, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            token_mixing=keras.saving.serialize_keras_object(self.token_mixing),
+            channel_mixing=keras.saving.serialize_keras_object(self.channel_mixing),
+            between=keras.saving.serialize_keras_object(self.between),
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialize_layers(config, _PARTS))

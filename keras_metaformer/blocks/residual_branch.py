@@ -1,0 +1,143 @@
+"""One residual step: norm, transform, scale, drop, add."""
+
+import keras
+
+from keras_metaformer.layers.layer_scale import LayerScale
+from keras_metaformer.layers.res_scale import ResScale
+from keras_metaformer.layers.serialization import deserialize_layers
+from keras_metaformer.layers.stochastic_depth import StochasticDepth
+
+#: Which branches carry a learned scale: (identity branch, transforming branch).
+RESIDUAL_SCALINGS = {
+    "none": (False, False),
+    "residual": (True, False),
+    "layer": (False, True),
+    "branch": (True, True),
+}
+
+
+def check_residual_scaling(residual_scaling) -> str:
+    """`residual_scaling`, or a ValueError that lists the known ones."""
+    if residual_scaling not in RESIDUAL_SCALINGS:
+        raise ValueError(
+            f"`residual_scaling` must be one of {sorted(RESIDUAL_SCALINGS)}. "
+            f"Received: residual_scaling={residual_scaling!r}"
+        )
+    return residual_scaling
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class ResidualBranch(keras.layers.Layer):
+    """Residual step: `y = r * x + drop(l * transform(norm(x)))`.
+
+    `r` is ResScale's and `l` LayerScale's scale per channel, where they are asked for.
+
+    Example:
+
+    >>> import numpy as np
+    >>> step = ResidualBranch(keras.layers.Dense(8), keras.layers.LayerNormalization())
+    >>> step(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        transform: layer that keeps the shape: a token mixer or a channel MLP.
+        norm: layer before it.
+        residual_scaling: `"none"`, `"residual"` (ResScale), `"layer"` (LayerScale) or
+            `"branch"` (both).
+        residual_scale_initial_value: float. Where ResScale starts.
+        layer_scale_initial_value: float. Where LayerScale starts.
+        stochastic_depth_rate: float in [0, 1). Probability of dropping the branch.
+        seed: int, or None for a random one. Of the stochastic depth.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+        training: bool. Whether to drop.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `residual_scaling` is unknown, or `transform` changes the shape.
+    """
+
+    def __init__(
+        self,
+        transform,
+        norm,
+        residual_scaling="none",
+        residual_scale_initial_value=1.0,
+        layer_scale_initial_value=1e-5,
+        stochastic_depth_rate=0.0,
+        seed=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.transform = transform
+        self.norm = norm
+        self.residual_scaling = check_residual_scaling(residual_scaling)
+        self.residual_scale_initial_value = residual_scale_initial_value
+        self.layer_scale_initial_value = layer_scale_initial_value
+        self.stochastic_depth_rate = stochastic_depth_rate
+        self.seed = seed
+        with_residual_scale, with_layer_scale = RESIDUAL_SCALINGS[residual_scaling]
+        self.residual_scale = (
+            ResScale(residual_scale_initial_value, dtype=self.dtype_policy)
+            if with_residual_scale
+            else None
+        )
+        self.layer_scale = (
+            LayerScale(layer_scale_initial_value, dtype=self.dtype_policy)
+            if with_layer_scale
+            else None
+        )
+        self.stochastic_depth = (
+            StochasticDepth(stochastic_depth_rate, seed, dtype=self.dtype_policy)
+            if stochastic_depth_rate
+            else None
+        )
+
+    def build(self, input_shape):
+        for layer in (self.norm, self.residual_scale, self.layer_scale):
+            if layer is not None and not layer.built:
+                layer.build(input_shape)
+        # A call on a symbolic map builds the transform and tells its output shape, even
+        # where a user's layer has nothing but `call`.
+        symbolic = keras.KerasTensor(input_shape, dtype=self.compute_dtype)
+        output_shape = tuple(self.transform(symbolic).shape)
+        if output_shape != tuple(input_shape):
+            raise ValueError(
+                "The layer inside a residual step must keep the shape of its input. "
+                f"Received: {type(self.transform).__name__} that makes {output_shape} "
+                f"of {tuple(input_shape)}"
+            )
+
+    def call(self, inputs, training=False):
+        branch = self.transform(self.norm(inputs))
+        if self.layer_scale is not None:
+            branch = self.layer_scale(branch)
+        if self.stochastic_depth is not None:
+            branch = self.stochastic_depth(branch, training=training)
+        if self.residual_scale is not None:
+            inputs = self.residual_scale(inputs)
+        return inputs + branch
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            transform=keras.saving.serialize_keras_object(self.transform),
+            norm=keras.saving.serialize_keras_object(self.norm),
+            residual_scaling=self.residual_scaling,
+            residual_scale_initial_value=self.residual_scale_initial_value,
+            layer_scale_initial_value=self.layer_scale_initial_value,
+            stochastic_depth_rate=self.stochastic_depth_rate,
+            seed=self.seed,
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialize_layers(config, ("transform", "norm")))

@@ -1,0 +1,145 @@
+"""`keras-metaformer convert`: weights from one file format and naming to another."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A model of this library (.keras), its weights (.weights.h5), or a "
+            "checkpoint in a known naming (.safetensors, .npz, .pth, .pt, .pth.tar).",
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Argument(help="Ends in .safetensors, .npz or .weights.h5.")
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A name of `keras-metaformer list`. Needed unless SOURCE is .keras."
+        ),
+    ] = None,
+    naming: Annotated[
+        str | None,
+        typer.Option(
+            help="Keys of .safetensors and .npz: official (if left out), timm, or a "
+            "source such as sail-sg/poolformer."
+        ),
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Classes in SOURCE. Needed for .weights.h5 if not 1000."
+        ),
+    ] = None,
+    tag: Annotated[
+        str | None,
+        typer.Option(
+            help="Build the model as for these published weights: their classes, image "
+            "size and activation."
+        ),
+    ] = None,
+) -> None:
+    """Convert weights, bit for bit.
+
+    TARGET is written whole or not at all. With --naming timm, timm loads it; with
+    official, the authors' own code.
+
+    Examples:
+
+        keras-metaformer convert mine.keras mine.safetensors --naming timm
+
+        keras-metaformer convert caformer_s18.pth caformer_s18.weights.h5 --model
+        CAFormerS18
+    """
+    from keras_metaformer.weights.naming import NAMINGS
+    from keras_metaformer.weights.saving import (
+        STATE_DICT_SUFFIXES,
+        SUFFIXES,
+        save_weights_file,
+    )
+
+    if not target.name.endswith(SUFFIXES):
+        stop(f"TARGET must end in one of {', '.join(SUFFIXES)}: {target}", USAGE)
+    namings = ["official", *dict.fromkeys(known.name for known in NAMINGS)]
+    if naming is not None and not target.name.endswith(STATE_DICT_SUFFIXES):
+        endings = ", ".join(STATE_DICT_SUFFIXES)
+        stop(f"--naming is for the keys of {endings}, not for {target.name}", USAGE)
+    if naming is not None and naming not in namings:
+        stop(f"--naming must be one of {', '.join(namings)}: {naming}", USAGE)
+    if not source.is_file():
+        stop(f"There is no such file: {source}", USAGE)
+    filled = _model_with_weights(source, model, classes, tag)
+    try:
+        save_weights_file(filled, target, naming or "official")
+    except (OSError, ValueError) as error:
+        stop(error, FAILED)
+    typer.echo(f"Wrote {target}: {filled.count_params():,} parameters")
+
+
+def _model_with_weights(
+    source: Path, name: str | None, classes: int | None, tag: str | None
+) -> Any:
+    """The model of a file, or the program ends."""
+    if source.suffix == ".keras":
+        if (name, classes, tag) != (None, None, None):
+            stop(
+                "A .keras file says itself what its model is: leave out --model, "
+                "--classes and --tag",
+                USAGE,
+            )
+        return _saved_model(source)
+    if name is None:
+        stop("--model is needed: the file does not say what model it is of", USAGE)
+    return _loaded_model(source, name, classes, tag)
+
+
+def _saved_model(source: Path) -> Any:
+    import keras
+
+    try:
+        # Custom objects of others, and code in the file, are refused (safe mode).
+        return keras.saving.load_model(source, compile=False, safe_mode=True)
+    except Exception as error:  # a damaged file raises almost anything
+        stop(f"{source} cannot be loaded: {error}", WEIGHTS)
+
+
+def _loaded_model(source: Path, name: str, classes: int | None, tag: str | None) -> Any:
+    from keras_metaformer.models import registry
+    from keras_metaformer.weights import catalogue
+    from keras_metaformer.weights.loading import KERAS_SUFFIXES, load_weights_file
+    from keras_metaformer.weights.porting import classifier_width, port_weights
+    from keras_metaformer.weights.readers import read_checkpoint
+
+    options: dict[str, Any] = {"weights": None}
+    try:
+        variant = registry.get(name)
+        if tag is not None:
+            row = catalogue.find(variant.name, tag)
+            options["input_shape"] = (row.resolution, row.resolution, 3)
+            options["classes"] = row.classes
+            if row.activation is not None:
+                options["activation"] = row.activation
+    except ValueError as error:
+        stop(error, USAGE)
+    if classes is not None:
+        options["classes"] = classes
+    model = variant.constructor(**options)
+    try:
+        if source.name.endswith(KERAS_SUFFIXES):
+            load_weights_file(model, source)
+            return model
+        arrays = read_checkpoint(source)
+        width = classifier_width(model, arrays)
+        if width is not None and width != model.output_shape[-1] and classes is None:
+            model = variant.constructor(**{**options, "classes": width})
+        port_weights(model, arrays)
+    except (OSError, ValueError, KeyError) as error:
+        stop(f"{source} does not fit {variant.name}: {error}", WEIGHTS)
+    return model

@@ -1,0 +1,267 @@
+"""Reading image files and preparing them for a model, as the references do.
+
+Pillow decodes and resizes, with antialiasing, as in torchvision and timm: the
+published accuracies were measured so.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Pillow knows more formats, but some of them start other programs (EPS) or are
+# read by code that few files ever tried.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+SUFFIXES = frozenset(
+    ".jpg .jpeg .mpo .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()
+)
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+class ImageError(ValueError):
+    """A file or array that cannot be read as an image."""
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads an image file as 8-bit RGB.
+
+    The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are
+    converted; what is transparent is laid on white. Of an animation the first
+    image is taken.
+
+    Args:
+        path: A JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF file.
+
+    Returns:
+        A `PIL.Image.Image` of mode `"RGB"`.
+
+    Raises:
+        ImageError: If the file cannot be read, is not an image of these formats,
+            is cut off or damaged, or has more pixels than Pillow decodes
+            (about 179 million, see `PIL.Image.MAX_IMAGE_PIXELS`).
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    path = Path(path)
+    received = f"Received: path={str(path)!r}"
+    try:
+        with path.open("rb") as file, warnings.catch_warnings():
+            # Pillow warns at half the size at which it raises.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Such as "Truncated File Read", raised below as an error if fatal.
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+            with Image.open(file, formats=FORMATS) as image:
+                return to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        with path.open("rb") as file:
+            start = file.read(16)
+        found = f"its first bytes are {start!r}" if start else "the file is empty"
+        raise ImageError(
+            f"Expected an image file ({', '.join(FORMATS)}), but {found}. {received}"
+        ) from error
+    except Image.DecompressionBombError as error:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(
+            f"Expected an image of at most {limit:,} pixels: {error} {received}"
+        ) from error
+    except ImageError as error:
+        raise ImageError(f"{error} {received}") from error
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"Expected an image file; there is none. {received}"
+        ) from error
+    # Pillow's decoders raise almost anything on damaged files: OSError,
+    # SyntaxError, struct.error, zlib.error, IndexError ...
+    except Exception as error:
+        raise ImageError(
+            "Expected a whole, readable image file; reading it failed with "
+            f"{type(error).__name__}: {error}. {received}"
+        ) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Returns a Pillow image of any mode as 8-bit RGB, transparency on white.
+
+    Raises:
+        ImageError: If the mode has no 8-bit or 16-bit meaning (32-bit and
+            floating-point images).
+    """
+    from PIL import Image
+
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image.copy()
+    if image.mode.startswith("I"):  # 16 bits of grey, in Pillow's I;16 or 32-bit I
+        values = np.asarray(image)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ImageError(
+                "Expected 8 or 16 bits per channel, but values go from "
+                f"{values.min()} to {values.max()}."
+            )
+        grey = np.rint(values / 257).astype("uint8")
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode == "F":
+        raise ImageError(
+            "Expected 8 or 16 bits per channel, but values are floating-point."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Returns the image files that files, directories and patterns stand for.
+
+    A directory stands for the files in it (not below it) with an image's suffix, a
+    pattern for the files that match (`**` for any depth of directories), each
+    sorted by name. Anything else is taken for a file and passed on as it is, so
+    that `load_image` can report it without stopping the rest. A file named twice
+    is listed once.
+
+    Raises:
+        ImageError: If a directory or pattern, or `paths` as a whole, has no image.
+    """
+    files: dict[Path, None] = {}
+    for path in paths:
+        text = os.fspath(path)
+        if os.path.isdir(text):
+            found = sorted(
+                entry
+                for entry in Path(text).iterdir()
+                if entry.suffix.lower() in SUFFIXES and entry.is_file()
+            )
+            kind = f"a directory with image files ({' '.join(sorted(SUFFIXES))})"
+        elif glob.has_magic(text) and not os.path.exists(text):
+            matches = map(Path, glob.glob(text, recursive=True))
+            found = sorted(match for match in matches if match.is_file())
+            kind = "a pattern that matches files"
+        else:
+            found, kind = [Path(text)], ""
+        if not found:
+            raise ImageError(f"Expected {kind}. Received: path={text!r}")
+        files.update(dict.fromkeys(found))
+    if not files:
+        raise ImageError("Expected at least one image. Received: paths=[]")
+    return list(files)
+
+
+@dataclass(frozen=True)
+class EvaluationTransform:
+    """Resizes, crops and normalises an image as a checkpoint was evaluated.
+
+    The shorter side is resized to `floor(resolution / crop_fraction)`, keeping the
+    aspect, and the middle square of `resolution` is cut out; with `squash` both
+    sides are resized to that length instead.
+
+    >>> transform = EvaluationTransform(224, crop_fraction=0.875)
+    >>> transform(np.zeros((300, 400, 3), "uint8")).shape
+    (224, 224, 3)
+
+    Args:
+        resolution: Height and width of the result.
+        crop_fraction: Part of the resized side that the crop keeps, above 0, at
+            most 1.
+        interpolation: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
+        mean: Per channel, of values from 0 to 1.
+        std: Per channel, of values from 0 to 1.
+        squash: Whether to give up the aspect, as for Google's MLP-Mixer.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Reference:
+        timm's `create_transform` for evaluation, crop modes "center" and "squash".
+    """
+
+    resolution: int
+    crop_fraction: float = 1.0
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    squash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resolution < 1:
+            raise ValueError(
+                f"`resolution` must be positive. Received: resolution={self.resolution}"
+            )
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(
+                "`crop_fraction` must be above 0 and at most 1. "
+                f"Received: crop_fraction={self.crop_fraction}"
+            )
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"`interpolation` must be one of {', '.join(INTERPOLATIONS)}. "
+                f"Received: interpolation={self.interpolation!r}"
+            )
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(
+                "`mean` and `std` must have three values each, `std` positive ones. "
+                f"Received: mean={self.mean}, std={self.std}"
+            )
+
+    def __call__(
+        self, image: Image.Image | np.ndarray, normalise: bool = True
+    ) -> np.ndarray:
+        """Returns the image as a float32 array `(resolution, resolution, 3)`.
+
+        Args:
+            image: A Pillow image, or a uint8 array `(height, width, 3)`, RGB.
+            normalise: Whether to subtract the mean and divide by the standard
+                deviation. If not, values go from 0 to 255, as models with
+                `include_preprocessing=True` take them.
+
+        Raises:
+            ImageError: If an array has another shape or type.
+        """
+        from PIL import Image
+
+        if isinstance(image, np.ndarray):
+            if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+                raise ImageError(
+                    "Expected a uint8 array (height, width, 3). Received: an array "
+                    f"of shape {image.shape} and type {image.dtype}"
+                )
+            image = Image.fromarray(image)
+        elif image.mode != "RGB":
+            image = to_rgb(image)
+
+        width, height = self._resized(*image.size)
+        resampling = Image.Resampling[self.interpolation.upper()]
+        image = image.resize((width, height), resampling)
+        # round(), to even, as torchvision places its crop.
+        left = round((width - self.resolution) / 2)
+        top = round((height - self.resolution) / 2)
+        image = image.crop((left, top, left + self.resolution, top + self.resolution))
+
+        pixels = np.asarray(image, dtype="float32")
+        if not normalise:
+            return pixels
+        mean = np.asarray(self.mean, "float32")
+        std = np.asarray(self.std, "float32")
+        return (pixels / np.float32(255) - mean) / std
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        side = math.floor(self.resolution / self.crop_fraction)
+        if self.squash:
+            return side, side
+        if width <= height:
+            return side, int(side * height / width)
+        return int(side * width / height), side

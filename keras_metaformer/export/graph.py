@@ -1,0 +1,660 @@
+"""The model as TFLite wants it: the same function in other operations.
+
+Every layer is lowered, by a rule for its class, to TensorFlow operations on tensors of
+batch 1, static shape and rank 4 at most that XNNPACK and GPU delegates run whole:
+
+- a linear layer on a map is a 1x1 convolution, one over the tokens too, on the
+  transposed map;
+- a depthwise convolution of more than 25 taps is a sum of smaller ones, because
+  XNNPACK's fast kernels stop there;
+- attention has its queries, keys and values from three convolutions, each
+  `(1, heads, tokens, head_dim)`;
+- statistics are means, never sums, which would leave the range of float16;
+- factors and offsets per channel (StarReLU's, a norm's, LayerScale's) wait until a
+  linear layer takes them into its weights.
+
+A layer without a rule is traced through its own Keras call. TensorFlow is imported
+here, so this module is imported by what runs on Keras' TensorFlow backend only.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_metaformer.arrays import to_numpy
+from keras_metaformer.blocks import (
+    ChannelMLP,
+    Downsampling,
+    MetaFormerBlock,
+    PatchMerging,
+    ResidualBranch,
+)
+from keras_metaformer.layers import (
+    GELU,
+    Affine,
+    BatchNormalized,
+    BatchNormalizedSkip,
+    CrossPatchLinear,
+    DepthwiseConvolution,
+    GatedMLP,
+    IdentityMixer,
+    LayerScale,
+    MetaMixer,
+    PoolingMixer,
+    RandomMixer,
+    ReparameterizableDepthwise,
+    ResScale,
+    ScaledDotProduct,
+    SelfAttentionMixer,
+    SeparableConvolutionMixer,
+    SpatialGatingUnit,
+    SquaredReLU,
+    SqueezeExcitation,
+    StarReLU,
+    StochasticDepth,
+    TokenLinear,
+    TokenMLP,
+    WeightedSum,
+)
+from keras_metaformer.models.pyramid_model import StageOutput
+
+#: Taps of the largest depthwise kernel that XNNPACK has fast code for.
+_FAST_TAPS = 25
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """`tensor * scale + offset`, where the product and the sum are still to be done.
+
+    Attributes:
+        tensor: TensorFlow tensor `(1, ..., channels)`.
+        scale: float64 array `(channels,)` or scalar.
+        offset: likewise.
+    """
+
+    tensor: Any
+    scale: np.ndarray | float = 1.0
+    offset: np.ndarray | float = 0.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The static shape."""
+        return tuple(self.tensor.shape)
+
+    def computed(self) -> Any:
+        """The tensor with product and sum done."""
+        tensor = self.tensor
+        if np.any(self.scale != 1.0):
+            tensor = tensor * _constant(self.scale)
+        if np.any(self.offset != 0.0):
+            tensor = tensor + _constant(self.offset)
+        return tensor
+
+    def times(self, scale: np.ndarray | float) -> "Value":
+        """The value times a factor per channel, still to be done."""
+        return Value(self.tensor, self.scale * scale, self.offset * scale)
+
+    def plus(self, offset: np.ndarray | float) -> "Value":
+        """The value plus an offset per channel, still to be done."""
+        return Value(self.tensor, self.scale, self.offset + offset)
+
+    def with_offset(self) -> "Value":
+        """The value with the sum done, for what a zero padding follows."""
+        if not np.any(self.offset != 0.0):
+            return self
+        if np.all(np.abs(self.scale) > 1e-3 * np.abs(self.offset)):
+            return Value(self.tensor + _constant(self.offset / self.scale), self.scale)
+        return Value(self.computed())
+
+
+def lower_model(model: keras.Model, value: Value) -> Value:
+    """The operations of a whole model, applied to `value`.
+
+    A functional model is lowered layer by layer, any other traced as a whole.
+    """
+    if isinstance(model, keras.Sequential):
+        for layer in model.layers:
+            value = lower(layer, value)
+        return value
+    if not hasattr(model, "_run_through_graph"):  # A subclassed model.
+        return _traced(model, value)
+    # A private name of Keras, but its own way to run a graph with other operations;
+    # it knows layers that are used twice and models inside models.
+    (output,) = keras.tree.flatten(
+        model._run_through_graph(
+            [value], lambda layer: functools.partial(_called, layer)
+        )
+    )
+    return output
+
+
+def _called(operation: Any, *arguments: Any, **options: Any) -> Value:
+    if isinstance(operation, keras.layers.Layer) and len(arguments) == 1:
+        return lower(operation, arguments[0])
+
+    def computed(argument: Any) -> Any:
+        return argument.computed() if isinstance(argument, Value) else argument
+
+    return Value(operation(*keras.tree.map_structure(computed, arguments), **options))
+
+
+@functools.singledispatch
+def lower(layer: Any, value: Any) -> Value:
+    """The operations of one layer, applied to a `Value` or a list of them.
+
+    This is the rule for classes without a rule of their own: the layer's Keras call.
+    """
+    return _traced(layer, value)
+
+
+def _traced(layer: Any, value: Any) -> Value:
+    if isinstance(value, list):
+        return Value(layer([each.computed() for each in value]))
+    return Value(layer(value.computed()))
+
+
+def has_rule(layer: Any) -> bool:
+    """Whether `lower` knows the layer's class."""
+    return lower.dispatch(type(layer)) is not lower.dispatch(object)
+
+
+# Linear layers --------------------------------------------------------------------
+
+
+def linear(value: Value, kernel: np.ndarray, bias: np.ndarray | float = 0.0) -> Any:
+    """`value @ kernel + bias` over the channels, what waits taken into the weights."""
+    bias = bias + np.broadcast_to(value.offset, len(kernel)) @ kernel
+    kernel = np.broadcast_to(value.scale, len(kernel))[:, None] * kernel
+    if len(value.shape) == 2:
+        result = tf.linalg.matmul(value.tensor, _constant(kernel))
+    else:
+        result = tf.nn.conv2d(
+            _as_map(value.tensor), _constant(kernel[None, None]), 1, "VALID"
+        )
+    result = _plus_bias(result, bias)
+    if len(value.shape) == 3:
+        result = tf.reshape(result, (*value.shape[:-1], kernel.shape[1]))
+    return result
+
+
+def _as_map(tensor: Any) -> Any:
+    return tf.expand_dims(tensor, 1) if len(tensor.shape) == 3 else tensor
+
+
+def _plus_bias(tensor: Any, bias: np.ndarray | float) -> Any:
+    if not np.any(bias != 0.0):
+        return tensor
+    return tf.nn.bias_add(tensor, _constant(np.broadcast_to(bias, tensor.shape[-1])))
+
+
+@lower.register
+def _(layer: keras.layers.Dense, value: Value) -> Value:
+    if len(value.shape) not in (2, 3, 4):
+        return _traced(layer, value)
+    return _activated(layer.activation, linear(value, *_kernel_and_bias(layer)))
+
+
+@lower.register
+def _(layer: keras.layers.Conv2D, value: Value) -> Value:
+    if layer.data_format != "channels_last" or layer.groups > 1:
+        return _traced(layer, value)
+    value = value.with_offset() if layer.padding == "same" else value
+    kernel, bias = _kernel_and_bias(layer)
+    bias = bias + (np.broadcast_to(value.offset, kernel.shape[2]) @ kernel).sum((0, 1))
+    kernel = np.broadcast_to(value.scale, kernel.shape[2])[:, None] * kernel
+    result = tf.nn.conv2d(
+        value.tensor,
+        _constant(kernel),
+        layer.strides,
+        "SAME" if layer.padding == "same" else "VALID",
+        dilations=layer.dilation_rate,
+    )
+    return _activated(layer.activation, _plus_bias(result, bias))
+
+
+@lower.register
+def _(layer: DepthwiseConvolution, value: Value) -> Value:
+    maps = _depthwise_maps(layer, value)
+    if len(maps) == 1:
+        return Value(maps[0])
+    # Keras orders the outputs channel by channel, the maps are multiple by multiple.
+    order = _interleaved(value.shape[-1], len(maps))
+    return Value(tf.gather(tf.concat(maps, -1), np.argsort(order), axis=-1))
+
+
+def _interleaved(channels: int, multiplier: int) -> np.ndarray:
+    """For each channel of the concatenated maps its place in Keras' order."""
+    return np.arange(channels * multiplier).reshape(channels, multiplier).T.ravel()
+
+
+def _depthwise_maps(layer: DepthwiseConvolution, value: Value) -> list[Any]:
+    """The result, one map for each multiple of the channels.
+
+    XNNPACK's fast kernels give one output channel for each input channel.
+    """
+    value = value.with_offset()
+    kernel, bias = _kernel_and_bias(layer)
+    scale = np.broadcast_to(value.scale, value.shape[-1])
+    maps = []
+    for index in range(layer.depth_multiplier):
+        single = scale[:, None] * kernel[..., index : index + 1]
+        shift = bias[index :: layer.depth_multiplier]
+        maps.append(_depthwise(value.tensor, single, layer.strides, shift))
+    return maps
+
+
+def _depthwise(x: Any, kernel: np.ndarray, stride: int, bias: Any) -> Any:
+    """Depthwise convolution padded by half the kernel, as a sum over bands of rows."""
+    height, width = x.shape[1:3]
+    size = len(kernel)
+    half = size // 2
+    if size**2 <= _FAST_TAPS:
+        if stride == 1:  # "SAME" is then half the kernel on every side.
+            same = tf.nn.depthwise_conv2d(x, _constant(kernel), (1, 1, 1, 1), "SAME")
+            return _plus_bias(same, bias)
+        bands = [(0, size)]
+    else:
+        rows = max(_FAST_TAPS // size, 1)
+        bands = [(row, min(row + rows, size)) for row in range(0, size, rows)]
+    last_row, last_column = (_outputs(n, stride) - 1 for n in (height, width))
+    right = max(stride * last_column + size - half - width, 0)
+    parts = []
+    for first, end in bands:
+        # Rows of the input that the band sees, counted from the map's first row.
+        begin, stop = first - half, stride * last_row + end - half
+        if stop <= 0 or begin >= height:
+            continue  # The band sees padding only.
+        seen = slice(max(begin, 0), min(stop, height))
+        rows = x if seen == slice(0, height) else x[:, seen]
+        top, bottom = max(-begin, 0), max(stop - height, 0)
+        rows = tf.pad(rows, ((0, 0), (top, bottom), (half, right), (0, 0)))
+        parts.append(
+            tf.nn.depthwise_conv2d(
+                rows, _constant(kernel[first:end]), (1, stride, stride, 1), "VALID"
+            )
+        )
+    parts[0] = _plus_bias(parts[0], bias)
+    return functools.reduce(tf.add, parts)
+
+
+def _outputs(size: int, stride: int) -> int:
+    return -(-size // stride)
+
+
+@lower.register
+def _(layer: Downsampling, value: Value) -> Value:
+    if layer.pre_norm is not None:
+        value = lower(layer.pre_norm, value)
+    if layer.padding:
+        value = value.with_offset()
+        sides = (layer.padding, layer.padding)
+        padded = tf.pad(value.tensor, ((0, 0), sides, sides, (0, 0)))
+        value = Value(padded, value.scale)
+    value = lower(layer.convolution, value)
+    return value if layer.post_norm is None else lower(layer.post_norm, value)
+
+
+@lower.register
+def _(layer: BatchNormalized, value: Value) -> Value:
+    return lower(layer.norm, lower(layer.linear, value))
+
+
+@lower.register
+def _(layer: BatchNormalizedSkip, value: Value) -> Value:
+    return _sum(value, lower(layer.linear, lower(layer.norm, value)))
+
+
+@lower.register
+def _(layer: ReparameterizableDepthwise, value: Value) -> Value:
+    return _sum(lower(layer.large, value), lower(layer.small, value))
+
+
+@lower.register
+def _(layer: PatchMerging, value: Value) -> Value:
+    if not isinstance(layer.depthwise, DepthwiseConvolution) or not isinstance(
+        layer.projection, keras.layers.Dense
+    ):
+        return lower(layer.projection, lower(layer.depthwise, value))
+    # The linear layer's rows take the order of the maps.
+    maps = _depthwise_maps(layer.depthwise, value)
+    kernel, bias = _kernel_and_bias(layer.projection)
+    order = _interleaved(value.shape[-1], len(maps))
+    joined = Value(tf.concat(maps, -1) if len(maps) > 1 else maps[0])
+    return _activated(layer.projection.activation, linear(joined, kernel[order], bias))
+
+
+# Norms, scales, activations -------------------------------------------------------
+
+
+@lower.register
+def _(layer: keras.layers.LayerNormalization, value: Value) -> Value:
+    if layer.axis not in (-1, [-1], [len(value.shape) - 1]) or getattr(
+        layer, "rms_scaling", False
+    ):
+        return _traced(layer, value)
+    return _normalized(layer, value, (-1,))
+
+
+@lower.register
+def _(layer: keras.layers.GroupNormalization, value: Value) -> Value:
+    if layer.groups != 1 or layer.axis not in (-1, len(value.shape) - 1):
+        return _traced(layer, value)
+    return _normalized(layer, value, tuple(range(1, len(value.shape))))
+
+
+def _normalized(layer: Any, value: Value, axes: tuple[int, ...]) -> Value:
+    x = value.computed()
+    centred = x - tf.reduce_mean(x, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axes, keepdims=True)
+    normalized = Value(centred * tf.math.rsqrt(variance + layer.epsilon))
+    if layer.scale:
+        normalized = normalized.times(_array(layer.gamma))
+    if layer.center:
+        normalized = normalized.plus(_array(layer.beta))
+    return normalized
+
+
+@lower.register
+def _(layer: keras.layers.BatchNormalization, value: Value) -> Value:
+    if layer.axis not in (-1, len(value.shape) - 1):
+        return _traced(layer, value)
+    scale = 1.0 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
+    if layer.scale:
+        scale = scale * _array(layer.gamma)
+    offset = -scale * _array(layer.moving_mean)
+    if layer.center:
+        offset = offset + _array(layer.beta)
+    return value.times(scale).plus(offset)
+
+
+@lower.register
+def _(layer: Affine, value: Value) -> Value:
+    return value.times(_array(layer.scale)).plus(_array(layer.offset))
+
+
+@lower.register(ResScale)
+@lower.register(LayerScale)
+def _(layer: Any, value: Value) -> Value:
+    return value.times(_array(layer.scale))
+
+
+@lower.register
+def _(layer: keras.layers.Rescaling, value: Value) -> Value:
+    # Done at once: in the weights of the next layer, factors of 1 / 255 would fall
+    # below what float16 holds with full precision.
+    scale, offset = (np.asarray(part, float) for part in (layer.scale, layer.offset))
+    return Value(value.times(scale).plus(offset).computed())
+
+
+@lower.register
+def _(layer: StarReLU, value: Value) -> Value:
+    scale, bias = _array(layer.scale)[0], _array(layer.bias)[0]
+    return Value(_squared_relu(value), scale, bias)
+
+
+@lower.register
+def _(layer: SquaredReLU, value: Value) -> Value:
+    return Value(_squared_relu(value))
+
+
+def _squared_relu(value: Value) -> Any:
+    positive = tf.nn.relu(value.computed())
+    return positive * positive
+
+
+@lower.register
+def _(layer: GELU, value: Value) -> Value:
+    return Value(tf.nn.gelu(value.computed(), approximate=layer.approximate))
+
+
+@lower.register
+def _(layer: keras.layers.Activation, value: Value) -> Value:
+    return _activated(layer.activation, value.computed())
+
+
+@lower.register(IdentityMixer)
+@lower.register(StageOutput)
+@lower.register(StochasticDepth)
+@lower.register(keras.layers.Dropout)
+@lower.register(keras.layers.Identity)
+def _(layer: Any, value: Value) -> Value:
+    return value
+
+
+def _activated(activation: Callable | None, tensor: Any) -> Value:
+    if activation in (None, keras.activations.linear):
+        return Value(tensor)
+    plain = {
+        keras.activations.relu: tf.nn.relu,
+        keras.activations.softmax: tf.nn.softmax,
+        keras.activations.sigmoid: tf.nn.sigmoid,
+    }
+    return Value(plain.get(activation, activation)(tensor))
+
+
+# Sums and pooling -----------------------------------------------------------------
+
+
+def _sum(first: Value, second: Value) -> Value:
+    tensor = Value(first.tensor, first.scale).computed()
+    tensor = tensor + Value(second.tensor, second.scale).computed()
+    return Value(Value(tensor, 1.0, first.offset + second.offset).computed())
+
+
+@lower.register
+def _(layer: keras.layers.GlobalAveragePooling2D, value: Value) -> Value:
+    if layer.data_format != "channels_last":
+        return _traced(layer, value)
+    # An average passes a factor and an offset per channel.
+    mean = tf.reduce_mean(value.tensor, (1, 2), keepdims=layer.keepdims)
+    return Value(mean, value.scale, value.offset)
+
+
+@lower.register
+def _(layer: PoolingMixer, value: Value) -> Value:
+    # The average and what is subtracted have the same offset.
+    pooled = tf.nn.avg_pool2d(value.tensor, layer.pool_size, 1, "SAME")
+    return Value(pooled - value.tensor, value.scale)
+
+
+@lower.register
+def _(layer: SqueezeExcitation, value: Value) -> Value:
+    pooled = tf.reduce_mean(value.tensor, (1, 2), keepdims=True)
+    squeezed = lower(layer.squeeze, Value(pooled, value.scale, value.offset))
+    return Value(value.computed() * lower(layer.excite, squeezed).computed())
+
+
+# Token mixers ---------------------------------------------------------------------
+
+
+@lower.register
+def _(layer: SeparableConvolutionMixer, value: Value) -> Value:
+    value = lower(layer.activation, lower(layer.expand, value))
+    return lower(layer.project, lower(layer.depthwise, value))
+
+
+@lower.register
+def _(layer: SelfAttentionMixer, value: Value) -> Value:
+    kernel, bias = _kernel_and_bias(layer.qkv)
+    channels = value.shape[-1]
+    factor = layer.head_dim**-0.5
+    parts = []
+    for index in range(3):
+        part = slice(index * channels, (index + 1) * channels)
+        scale = factor if index == 0 else 1.0
+        parts.append(linear(value, scale * kernel[:, part], scale * bias[part]))
+    query, key, values = (_split_heads(x, channels // layer.head_dim) for x in parts)
+    weights = tf.nn.softmax(tf.linalg.matmul(query, key, transpose_b=True))
+    mixed = _join_heads(tf.linalg.matmul(weights, values), value.shape)
+    return lower(layer.output_projection, Value(mixed))
+
+
+@lower.register
+def _(layer: ScaledDotProduct, value: list) -> Value:
+    heads = value[0].shape[-1] // layer.head_dim
+    query = value[0].times(layer.head_dim**-0.5)
+    query, key = (_split_heads(x.computed(), heads) for x in (query, value[1]))
+    return Value(tf.linalg.matmul(query, key, transpose_b=True))
+
+
+@lower.register
+def _(layer: WeightedSum, value: list) -> Value:
+    weights, values = (x.computed() for x in value)
+    mixed = tf.linalg.matmul(weights, _split_heads(values, weights.shape[1]))
+    return Value(_join_heads(mixed, values.shape))
+
+
+def _split_heads(x: Any, heads: int) -> Any:
+    """`(1, height, width, channels)` to `(1, heads, tokens, head_dim)`."""
+    tokens, channels = math.prod(x.shape[1:-1]), x.shape[-1]
+    split = tf.reshape(x, (1, tokens, heads, channels // heads))
+    return tf.transpose(split, (0, 2, 1, 3))
+
+
+def _join_heads(x: Any, shape: Any) -> Any:
+    return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), shape)
+
+
+@lower.register
+def _(layer: MetaMixer, value: Value) -> Value:
+    mixed: Any = lower(layer.query, value)
+    if layer.key is not None:
+        mixed = [mixed, lower(layer.key, value)]
+    mixed = lower(layer.activation, lower(layer.interaction, mixed))
+    if layer.value is not None:
+        mixed = [mixed, lower(layer.value, value)]
+    mixed = lower(layer.aggregation, mixed)
+    return mixed if layer.projection is None else lower(layer.projection, mixed)
+
+
+@lower.register
+def _(layer: RandomMixer, value: Value) -> Value:
+    value = value.with_offset()
+    mixed = linear(_over_tokens(value.tensor), _array(layer.random_matrix).T)
+    # A factor per channel passes what mixes tokens.
+    return Value(_back_to_map(mixed, value.shape), value.scale)
+
+
+@lower.register
+def _(layer: CrossPatchLinear, value: Value) -> Value:
+    mixed = _token_linear(layer.linear, _over_tokens(value.computed()))
+    return Value(_back_to_map(mixed, value.shape))
+
+
+@lower.register
+def _(layer: TokenMLP, value: Value) -> Value:
+    if not _is_elementwise(layer.activation):
+        return _traced(layer, value)
+    hidden = Value(_token_linear(layer.expand, _over_tokens(value.computed())))
+    hidden = Value(lower(layer.activation, hidden).computed())
+    mixed = _token_linear(layer.project, hidden)
+    return Value(_back_to_map(mixed, value.shape))
+
+
+@lower.register
+def _(layer: SpatialGatingUnit, value: Value) -> Value:
+    x = value.computed()
+    half = value.shape[-1] // 2
+    return _gated(layer, Value(x[..., :half]), Value(x[..., half:]))
+
+
+@lower.register
+def _(layer: GatedMLP, value: Value) -> Value:
+    if not _is_elementwise(layer.activation):
+        value = lower(layer.activation, lower(layer.expand, value))
+        return lower(layer.project, lower(layer.gate, value))
+    # The two halves of the channels from two convolutions, so that nothing is cut.
+    kernel, bias = _kernel_and_bias(layer.expand)
+    half = kernel.shape[1] // 2
+    kept, gate = (
+        lower(layer.activation, Value(linear(value, kernel[:, part], bias[part])))
+        for part in (slice(half), slice(half, None))
+    )
+    return lower(layer.project, _gated(layer.gate, kept, gate))
+
+
+def _is_elementwise(activation: keras.layers.Layer) -> bool:
+    return isinstance(
+        activation, (GELU, StarReLU, SquaredReLU, IdentityMixer, keras.layers.ReLU)
+    )
+
+
+def _gated(layer: SpatialGatingUnit, kept: Value, gate: Value) -> Value:
+    normalized = _over_tokens(lower(layer.norm, gate).computed())
+    mixed = _token_linear(layer.projection, normalized)
+    return Value(kept.computed() * _back_to_map(mixed, gate.shape))
+
+
+def _token_linear(layer: TokenLinear, value: Value) -> Any:
+    """The layer on `(1, 1, channels, tokens)`, where it is a 1x1 convolution."""
+    return linear(value, _array(layer.kernel), _array(layer.bias))
+
+
+def _over_tokens(x: Any) -> Value:
+    """`(1, height, width, channels)` to `(1, 1, channels, tokens)`."""
+    _, height, width, channels = x.shape
+    flat = tf.reshape(x, (1, 1, height * width, channels))
+    return Value(tf.transpose(flat, (0, 1, 3, 2)))
+
+
+def _back_to_map(x: Any, shape: tuple[int, ...]) -> Any:
+    return tf.reshape(tf.transpose(x, (0, 1, 3, 2)), shape)
+
+
+# Blocks ---------------------------------------------------------------------------
+
+
+@lower.register
+def _(layer: ChannelMLP, value: Value) -> Value:
+    return lower(layer.project, lower(layer.activation, lower(layer.expand, value)))
+
+
+@lower.register
+def _(layer: ResidualBranch, value: Value) -> Value:
+    branch = lower(layer.transform, lower(layer.norm, value))
+    if layer.layer_scale is not None:
+        branch = lower(layer.layer_scale, branch)
+    if layer.residual_scale is not None:
+        value = lower(layer.residual_scale, value)
+    return _sum(value, branch)
+
+
+@lower.register
+def _(layer: MetaFormerBlock, value: Value) -> Value:
+    value = lower(layer.token_mixing, value)
+    if layer.between is not None:
+        value = lower(layer.between, value)
+    return lower(layer.channel_mixing, value)
+
+
+@lower.register
+def _(layer: keras.Model, value: Value) -> Value:
+    return lower_model(layer, value)
+
+
+# Weights --------------------------------------------------------------------------
+
+
+def _array(variable: Any) -> np.ndarray:
+    with tf.init_scope():  # Out of the graph that is being traced.
+        return to_numpy(variable).astype("float64")
+
+
+def _kernel_and_bias(layer: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64; a bias of zeros where there is none."""
+    kernel = _array(layer.kernel)
+    if layer.use_bias:
+        return kernel, _array(layer.bias)
+    if isinstance(layer, DepthwiseConvolution):
+        return kernel, np.zeros(kernel.shape[2] * kernel.shape[3])
+    return kernel, np.zeros(kernel.shape[-1])
+
+
+def _constant(array: np.ndarray | float) -> Any:
+    return tf.constant(np.asarray(array), tf.float32)

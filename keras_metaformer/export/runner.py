@@ -1,0 +1,292 @@
+"""Running exported models in Python: ai-edge-litert, NumPy and Pillow, no Keras."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_metaformer.data.images import EvaluationTransform, load_image
+from keras_metaformer.export.errors import ModelFileError
+from keras_metaformer.export.flatbuffer import TFLiteFile
+from keras_metaformer.export.metadata import read_labels, read_metadata
+
+
+class LiteRTModel:
+    """A `.tflite` image classifier, ready to run.
+
+    Args:
+        path: the file.
+        num_threads: int. Threads of the CPU.
+        weight_cache: path of a file in which XNNPACK keeps its packed weights, so that
+            the next start is faster and processes share them; None for no cache.
+
+    Attributes:
+        labels: one per class, or None where the file has none.
+        input_shape: `(height, width, channels)`.
+        input_dtype: NumPy dtype of the input.
+        takes_pixels: whether the input is pixels 0..255 (the preprocessing is in the
+            file); None where the file does not say.
+
+    Raises:
+        ModelFileError: if the file is missing, empty, cut off, damaged, no TFLite file,
+            or no image classifier with one input and one output of static shape.
+        ImportError: if ai-edge-litert is not installed.
+
+    Example:
+
+    >>> model = LiteRTModel("digits.tflite")  # doctest: +SKIP
+    >>> model.classify("seven.png", top=1)  # doctest: +SKIP
+    [[('7', 0.99)]]
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        num_threads: int = 1,
+        weight_cache: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if num_threads < 1:
+            raise ValueError(
+                f"`num_threads` must be positive. Received: num_threads={num_threads}"
+            )
+        self.path = Path(path)
+        content = _checked_content(self.path)
+        # A damaged model may crash the runtime instead of raising.
+        check_tables(content, self.path)
+        self._interpreter = _interpreter(content, self.path, num_threads)
+        self._input, self._output = self._checked_tensors()
+        self._compiled = None
+        if weight_cache is not None:
+            self._compiled = _CompiledModel(self.path, num_threads, weight_cache)
+        self.input_shape: tuple[int, ...] = tuple(map(int, self._input["shape"][1:]))
+        self.input_dtype = np.dtype(self._input["dtype"])
+        self.labels = read_labels(content)
+        about = read_metadata(content)
+        self.takes_pixels: bool | None = about.get("takes_pixels")
+        if self.input_dtype == np.uint8:
+            self.takes_pixels = True
+        height, width = self.input_shape[:2]
+        self._transform = None
+        if height == width and self.input_shape[2] == 3:
+            settings = about.get("transform") or {}
+            self._transform = EvaluationTransform(height, **settings)
+        classes = int(self._output["shape"][-1])
+        if self.labels is not None and len(self.labels) != classes:
+            raise ModelFileError(
+                f"Expected a label for each of the {classes} classes. "
+                f"Received: {len(self.labels)} labels in {str(self.path)!r}"
+            )
+
+    def predict(self, images: Any) -> np.ndarray:
+        """The model's output for each image.
+
+        Args:
+            images: a path, a Pillow image, an array `(height, width, channels)` or
+                `(number, height, width, channels)`, or a list of any of these. Files
+                and Pillow images are resized and cut as the model was evaluated;
+                arrays must have the model's size, float ones its range of values.
+
+        Returns:
+            float32 array `(number, classes)`: probabilities or logits, as exported.
+
+        Raises:
+            ValueError: if an array has another shape or type, or a file or Pillow
+                image is given to a model that does not take pixels.
+            ImageError: if a file cannot be read as an image.
+        """
+        prepared = [self._prepared(image) for image in _one_by_one(images)]
+        if not prepared:
+            return np.zeros((0, int(self._output["shape"][-1])), "float32")
+        return np.concatenate([self._run(image) for image in prepared])
+
+    def classify(self, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
+        """The `top` classes of each image, best first, as `(label, score)`.
+
+        Without labels in the file, a class is named by its number.
+        """
+        if top < 1:
+            raise ValueError(f"`top` must be positive. Received: top={top}")
+        results = []
+        for scores in self.predict(images):
+            best = np.argsort(-scores, kind="stable")[:top]
+            results.append(
+                [
+                    (
+                        str(i) if self.labels is None else self.labels[i],
+                        float(scores[i]),
+                    )
+                    for i in best
+                ]
+            )
+        return results
+
+    def _run(self, image: np.ndarray) -> np.ndarray:
+        if self._compiled is not None:
+            size = int(self._output["shape"][-1])
+            output = self._compiled.run(image[None], size, self._output["dtype"])
+        else:
+            self._interpreter.set_tensor(self._input["index"], image[None])
+            self._interpreter.invoke()
+            output = self._interpreter.get_tensor(self._output["index"])
+        return _dequantized(output, self._output).reshape(1, -1)
+
+    def _prepared(self, image: Any) -> np.ndarray:
+        if isinstance(image, np.ndarray):
+            return self._checked_array(image)
+        if not self.takes_pixels:
+            raise ValueError(
+                "The file does not say that it takes pixels 0..255, so only arrays "
+                "can be given to it: export it with the preprocessing. "
+                f"Received: {image!r} for {str(self.path)!r}"
+            )
+        if self._transform is None:
+            raise ValueError(
+                "Files and Pillow images can be given to models of square RGB images. "
+                f"Received: input_shape={self.input_shape}"
+            )
+        if isinstance(image, (str, os.PathLike)):
+            image = load_image(image)
+        return self._typed(self._transform(image, normalise=False))
+
+    def _checked_array(self, array: np.ndarray) -> np.ndarray:
+        if array.shape != self.input_shape:
+            raise ValueError(
+                f"Expected images of shape {self.input_shape}. "
+                f"Received: shape={array.shape}"
+            )
+        if array.dtype.kind not in "fui":
+            raise ValueError(
+                f"Expected an array of numbers. Received: dtype={array.dtype}"
+            )
+        return self._typed(array)
+
+    def _typed(self, array: np.ndarray) -> np.ndarray:
+        if self.input_dtype.kind == "f":
+            return array.astype(self.input_dtype)
+        limits = np.iinfo(self.input_dtype)
+        return np.clip(np.rint(array), limits.min, limits.max).astype(self.input_dtype)
+
+    def _checked_tensors(self) -> tuple[dict, dict]:
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        shapes = [
+            tuple(detail["shape_signature"].tolist()) for detail in inputs + outputs
+        ]
+        fits = (
+            len(inputs) == len(outputs) == 1
+            and len(shapes[0]) == 4
+            and shapes[0][0] == shapes[1][0] == 1
+            and min(shapes[0] + shapes[1]) > 0
+            and np.dtype(inputs[0]["dtype"]) in (np.float32, np.uint8)
+        )
+        if not fits:
+            raise ModelFileError(
+                "Expected a model from one image (1, height, width, channels), float32 "
+                "or uint8, to one output (1, classes). Received: tensors of shapes "
+                f"{shapes} in {str(self.path)!r}"
+            )
+        return inputs[0], outputs[0]
+
+
+def _one_by_one(images: Any) -> Iterable[Any]:
+    if isinstance(images, np.ndarray):
+        return images if images.ndim == 4 else [images]
+    if isinstance(images, (list, tuple)):
+        return [each for item in images for each in _one_by_one(item)]
+    return [images]
+
+
+def _checked_content(path: Path) -> bytes:
+    received = f"Received: path={str(path)!r}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ModelFileError(
+            f"Expected a .tflite file: {reason}. {received}"
+        ) from error
+    if not content:
+        raise ModelFileError(f"Expected a .tflite file; this one is empty. {received}")
+    if content[4:8] != b"TFL3":
+        raise ModelFileError(
+            "Expected a .tflite file, which has 'TFL3' at byte 4; this one starts "
+            f"with {content[:8]!r}. {received}"
+        )
+    return content
+
+
+def check_tables(content: bytes, path: Path) -> None:
+    """Read the file's tables, and check that all of its weights are there.
+
+    Raises:
+        ModelFileError: if the file is cut off or damaged.
+    """
+    try:
+        file = TFLiteFile(content)
+        graph = file.graph
+        tensors = len(graph.tensors)
+        for operator in graph.operators:
+            for index in (*operator.inputs, *operator.outputs):
+                if not -1 <= index < tensors:
+                    raise ValueError(f"tensor {index} of {tensors}")
+        for tensor in graph.tensors:
+            file.model.buffers[tensor.buffer]
+        file.operators()
+    except Exception as error:  # Damaged tables lead anywhere.
+        raise ModelFileError(
+            "Expected a whole .tflite file; its tables cannot be read "
+            f"({type(error).__name__}: {error}). Received: path={str(path)!r}"
+        ) from error
+
+
+def _interpreter(content: bytes, path: Path, threads: int) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise ImportError(
+            "Running .tflite files needs ai-edge-litert: pip install "
+            "'keras-metaformer[export]'"
+        ) from error
+    try:
+        interpreter = Interpreter(model_content=content, num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ModelFileError(
+            "Expected a whole .tflite file with TFLite's own operators; it cannot be "
+            f"loaded: {error}. Received: path={str(path)!r}"
+        ) from error
+    return interpreter
+
+
+class _CompiledModel:
+    """LiteRT's newer interface, the one that can cache packed weights."""
+
+    def __init__(self, path: Path, threads: int, weight_cache: Any) -> None:
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.cpu_options import CpuOptions
+        from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+        from ai_edge_litert.options import Options
+
+        cpu = CpuOptions(
+            num_threads=threads, xnnpack_weight_cache_path=os.fspath(weight_cache)
+        )
+        options = Options(
+            hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu
+        )
+        self._model = CompiledModel.from_file(str(path), options=options)
+        self._inputs = self._model.create_input_buffers(0)
+        self._outputs = self._model.create_output_buffers(0)
+
+    def run(self, image: np.ndarray, size: int, dtype: Any) -> np.ndarray:
+        self._inputs[0].write(image)
+        self._model.run_by_index(0, self._inputs, self._outputs)
+        return np.asarray(self._outputs[0].read(size, dtype))
+
+
+def _dequantized(values: np.ndarray, details: dict) -> np.ndarray:
+    if values.dtype.kind == "f":
+        return values.astype("float32")
+    scale, zero = details["quantization"]
+    return ((values.astype("float32") - zero) * scale).astype("float32")

@@ -1,0 +1,409 @@
+"""Exact folding: the same function in fewer operations."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metaformer.arrays import to_numpy
+from keras_metaformer.blocks import (
+    ChannelMLP,
+    Downsampling,
+    MetaFormerBlock,
+    PatchMerging,
+    ResidualBranch,
+)
+from keras_metaformer.layers import (
+    BatchNormalized,
+    BatchNormalizedSkip,
+    ConvNeXtChannelMixer,
+    DepthwiseConvolution,
+    FFNifiedAttention,
+    GatedMLP,
+    IdentityMixer,
+    MetaMixer,
+    ReparameterizableDepthwise,
+    SelfAttentionMixer,
+    SeparableConvolutionMixer,
+)
+
+LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
+
+
+def fold(model: keras.Model) -> keras.Model:
+    """A model that computes the same with fewer operations, for inference.
+
+    Merged are batch norms into the linear layer beside them, the branches of a
+    `ReparameterizableDepthwise` into one convolution, the identity beside a linear
+    layer into its kernel, and LayerScale into the linear layer before it. The merged
+    weights are computed in float64. What has nothing to merge is copied.
+
+    The result saves, loads and trains as any Keras model; batch norms are gone, so that
+    training continues as with frozen statistics. Models inside the model are folded
+    too; classes of layers that are not this library's are copied.
+
+    Example:
+
+    >>> import keras_metaformer as km
+    >>> model = km.FFNet1(weights=None, input_shape=(64, 64, 3))
+    >>> merged = fold(model)
+    >>> merged.count_params() < model.count_params()
+    True
+
+    Args:
+        model: a functional or sequential model, which stays as it is.
+
+    Returns:
+        A new model of the same class, name, inputs and outputs.
+
+    Raises:
+        TypeError: if `model` is neither a functional nor a sequential Keras model.
+        ValueError: if it is not built, and so has no weights.
+
+    Reference:
+        - RepVGG: Making VGG-style ConvNets Great Again, https://arxiv.org/abs/2101.03697
+    """
+    if not _is_graph(model):
+        raise TypeError(
+            "`fold` takes a functional or sequential Keras model. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    if not model.built:
+        raise ValueError(
+            "`fold` takes a model with weights: build it, or call it on an image. "
+            f"Received: model={model.name!r}"
+        )
+    replaced = _fold_norms_before_pooling(model)
+
+    def clone(layer: Any) -> Any:
+        if not isinstance(layer, keras.layers.Layer):
+            return layer  # An operation such as the sum of two tensors.
+        if layer.name in replaced:
+            return replaced[layer.name]
+        if isinstance(layer, keras.layers.InputLayer):
+            return type(layer).from_config(layer.get_config())
+        if _is_graph(layer):
+            return fold(layer)
+        if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
+            return _copy(layer, _input_shape(layer))
+        return fold_layer(layer, _input_shape(layer))
+
+    if isinstance(model, keras.Sequential):
+        return keras.models.clone_model(model, clone_function=clone)
+    return keras.models.clone_model(
+        model, clone_function=clone, call_function=_call_with_known_arguments
+    )
+
+
+def _is_graph(model: Any) -> bool:
+    return isinstance(model, keras.Sequential) or (
+        isinstance(model, keras.Model) and hasattr(model, "operations")
+    )
+
+
+def _call_with_known_arguments(layer: Any, *args: Any, **kwargs: Any) -> Any:
+    # What replaces a batch norm takes neither `mask` nor `training`.
+    known = inspect.signature(layer.call).parameters
+    return layer(
+        *args,
+        **{
+            name: value
+            for name, value in kwargs.items()
+            if name in known or name not in ("mask", "training")
+        },
+    )
+
+
+def _input_shape(layer: keras.layers.Layer) -> Any:
+    return keras.tree.map_structure(lambda tensor: tensor.shape, layer.input)
+
+
+_Rule = Callable[[Any, Any], keras.layers.Layer]
+# By the exact class: a subclass may compute something else.
+_RULES: dict[type, _Rule] = {}
+
+
+def _rule_for(*classes: type) -> Callable[[_Rule], _Rule]:
+    def register(rule: _Rule) -> _Rule:
+        _RULES.update(dict.fromkeys(classes, rule))
+        return rule
+
+    return register
+
+
+def fold_layer(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
+    """A built layer that computes what `layer` does outside training.
+
+    Layers without a rule of their own are copied.
+    """
+    return _RULES.get(type(layer), _copy)(layer, input_shape)
+
+
+def _copy(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
+    copy = type(layer).from_config(layer.get_config())
+    if layer.weights:
+        if not copy.built:
+            # As a saved layer is built: some are built for more than one shape.
+            copy.build_from_config(
+                layer.get_build_config() or {"input_shape": input_shape}
+            )
+        copy.set_weights(layer.get_weights())
+    return copy
+
+
+@_rule_for(BatchNormalized)
+def _fold_batch_normalized(
+    layer: BatchNormalized, input_shape: Any
+) -> keras.layers.Layer:
+    scale, offset = _affine(layer.norm)
+    return _linear(
+        layer.linear, input_shape, _scaled(layer.linear, _kernel(layer), scale), offset
+    )
+
+
+@_rule_for(BatchNormalizedSkip)
+def _fold_batch_normalized_skip(
+    layer: BatchNormalizedSkip, input_shape: Any
+) -> keras.layers.Layer:
+    scale, offset = _affine(layer.norm)
+    kernel = _kernel(layer)
+    return _linear(
+        layer.linear,
+        input_shape,
+        scale[:, None] * kernel + np.eye(len(kernel)),
+        offset @ kernel,
+    )
+
+
+@_rule_for(ReparameterizableDepthwise)
+def _fold_reparameterizable_depthwise(
+    layer: ReparameterizableDepthwise, input_shape: Any
+) -> keras.layers.Layer:
+    kernel, bias = 0.0, 0.0
+    for branch in (layer.large, layer.small):
+        scale, offset = _affine(branch.norm)
+        part = _scaled(branch.linear, _kernel(branch), scale)
+        border = (layer.kernel_size - len(part)) // 2
+        sides = (border, border)
+        kernel = kernel + np.pad(part, (sides, sides, (0, 0), (0, 0)))
+        bias = bias + offset
+    return _linear(layer.large.linear, input_shape, kernel, bias)
+
+
+@_rule_for(MetaMixer, FFNifiedAttention, ConvNeXtChannelMixer)
+def _fold_meta_mixer(layer: MetaMixer, input_shape: Any) -> keras.layers.Layer:
+    parts: dict[str, keras.layers.Layer | None] = {}
+
+    def fold_part(name: str, shape: Any) -> Any:
+        part = getattr(layer, name)
+        if part is None:
+            return None
+        parts[name] = fold_layer(part, shape)
+        return part.compute_output_shape(shape)
+
+    shape = fold_part("query", input_shape)
+    key = fold_part("key", input_shape)
+    shape = fold_part("interaction", shape if key is None else [shape, key])
+    shape = fold_part("activation", shape)
+    value = fold_part("value", input_shape)
+    shape = fold_part("aggregation", shape if value is None else [shape, value])
+    fold_part("projection", shape)
+    # The config of a subclass makes its parts anew; here they are given.
+    folded = MetaMixer(**{**keras.layers.Layer.get_config(layer), **parts})
+    folded.build(input_shape)
+    return folded
+
+
+@_rule_for(PatchMerging)
+def _fold_patch_merging(layer: PatchMerging, input_shape: Any) -> keras.layers.Layer:
+    merged_shape = layer.depthwise.compute_output_shape(input_shape)
+    return _with_parts(
+        layer,
+        input_shape,
+        depthwise=fold_layer(layer.depthwise, input_shape),
+        projection=fold_layer(layer.projection, merged_shape),
+    )
+
+
+@_rule_for(Downsampling)
+def _fold_downsampling(layer: Downsampling, input_shape: Any) -> keras.layers.Layer:
+    norm: Any = layer.post_norm
+    if not _is_batch_norm_over_channels(norm):
+        return _copy(layer, input_shape)
+    scale, offset = _affine(norm)
+    kernel = _scaled(layer.convolution, _array(layer.convolution.kernel), scale)
+    if layer.use_bias:
+        offset = offset + scale * _array(layer.convolution.bias)
+    pre_norm = layer.pre_norm
+    folded = _with_parts(
+        layer,
+        input_shape,
+        pre_norm=None if pre_norm is None else fold_layer(pre_norm, input_shape),
+        post_norm=None,
+        use_bias=True,
+    )
+    folded.convolution.set_weights([kernel, offset])
+    return folded
+
+
+@_rule_for(ResidualBranch)
+def _fold_residual_branch(
+    layer: ResidualBranch, input_shape: Any
+) -> keras.layers.Layer:
+    transform = fold_layer(layer.transform, input_shape)
+    scaling = layer.residual_scaling
+    last = _last_linear(transform)
+    if layer.layer_scale is not None and last is not None:
+        scale = _array(layer.layer_scale.scale)
+        last.kernel.assign(_scaled(last, _array(last.kernel), scale))
+        if last.use_bias:
+            last.bias.assign(scale * _array(last.bias))
+        scaling = {"layer": "none", "branch": "residual"}[scaling]
+    folded = _with_parts(
+        layer,
+        input_shape,
+        transform=transform,
+        norm=fold_layer(layer.norm, input_shape),
+        residual_scaling=scaling,
+    )
+    for name in ("residual_scale", "layer_scale"):
+        if getattr(folded, name) is not None:
+            getattr(folded, name).set_weights(getattr(layer, name).get_weights())
+    return folded
+
+
+@_rule_for(MetaFormerBlock)
+def _fold_metaformer_block(
+    layer: MetaFormerBlock, input_shape: Any
+) -> keras.layers.Layer:
+    between = layer.between
+    return _with_parts(
+        layer,
+        input_shape,
+        token_mixing=fold_layer(layer.token_mixing, input_shape),
+        channel_mixing=fold_layer(layer.channel_mixing, input_shape),
+        between=None if between is None else fold_layer(between, input_shape),
+    )
+
+
+def _with_parts(layer: Any, input_shape: Any, **parts: Any) -> Any:
+    """A layer as `layer`, with these arguments instead of its own; built."""
+    other = type(layer)(**{**layer.get_config(), **parts})
+    other.build(input_shape)
+    return other
+
+
+def _fold_norms_before_pooling(model: Any) -> dict[str, keras.layers.Layer]:
+    """Replacements, by name, that move batch norms into the linear layer after them.
+
+    Between the two there may be an average over positions, which a scale per channel
+    passes, and nothing else may use what lies between.
+    """
+    replaced: dict[str, keras.layers.Layer] = {}
+    for norm in model.layers:
+        if not _is_batch_norm_over_channels(norm):
+            continue
+        linear = _linear_after(norm, model)
+        if linear is None:
+            continue
+        scale, offset = _affine(norm)
+        kernel = _array(linear.kernel)
+        bias = offset @ kernel
+        if linear.use_bias:
+            bias = bias + _array(linear.bias)
+        replaced[norm.name] = IdentityMixer(name=norm.name, dtype=norm.dtype_policy)
+        replaced[linear.name] = _linear(
+            linear, linear.input.shape, scale[:, None] * kernel, bias
+        )
+    return replaced
+
+
+def _linear_after(norm: Any, model: Any) -> Any:
+    """The linear layer that alone makes use of a norm's output, or None."""
+    # Operations are layers and what has no weights, such as the sum of two tensors.
+    operations = getattr(model, "operations", model.layers)
+    nodes = [node for operation in operations for node in operation._inbound_nodes]
+    results = {id(tensor) for tensor in model.outputs}
+    layer = norm
+    while True:
+        if len(layer._inbound_nodes) != 1 or id(layer.output) in results:
+            return None
+        if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
+            return None
+        users = [
+            node.operation
+            for node in nodes
+            if any(tensor is layer.output for tensor in node.input_tensors)
+        ]
+        if len(users) != 1:
+            return None
+        layer = users[0]
+        if type(layer) is keras.layers.Dense:
+            return layer if len(layer._inbound_nodes) == 1 else None
+        if type(layer) not in (
+            keras.layers.GlobalAveragePooling2D,
+            keras.layers.Dropout,
+        ):
+            return None
+
+
+def _last_linear(transform: keras.layers.Layer) -> Any:
+    """The linear layer that a mixer ends in, or None."""
+    last: Any = None
+    if type(transform) is MetaMixer:
+        last = transform.projection or transform.aggregation
+    elif type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
+        last = transform.project
+    elif type(transform) is SelfAttentionMixer:
+        last = transform.output_projection
+    is_linear = type(last) in LINEAR and _activation(last) is keras.activations.linear
+    return last if is_linear else None
+
+
+def _activation(layer: Any) -> Any:
+    return getattr(layer, "activation", keras.activations.linear)
+
+
+def _is_batch_norm_over_channels(norm: Any) -> bool:
+    if type(norm) is not keras.layers.BatchNormalization:
+        return False
+    return norm.axis in (-1, norm.input_spec.ndim - 1)
+
+
+def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+    """A batch norm outside training as `(scale, offset)` per channel, float64."""
+    scale = 1.0 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
+    if norm.scale:
+        scale = scale * _array(norm.gamma)
+    offset = -scale * _array(norm.moving_mean)
+    if norm.center:
+        offset = offset + _array(norm.beta)
+    return scale, offset
+
+
+def _array(variable: Any) -> np.ndarray:
+    return to_numpy(variable).astype("float64")
+
+
+def _kernel(layer: Any) -> np.ndarray:
+    return _array(layer.linear.kernel)
+
+
+def _scaled(linear: Any, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """A kernel whose output channels are scaled."""
+    if isinstance(linear, DepthwiseConvolution):
+        return kernel * scale.reshape(-1, linear.depth_multiplier)
+    return kernel * scale
+
+
+def _linear(
+    like: Any, input_shape: Any, kernel: np.ndarray, bias: np.ndarray
+) -> keras.layers.Layer:
+    """A layer as `like`, with a bias and these weights."""
+    layer = type(like).from_config({**like.get_config(), "use_bias": True})
+    layer.build(input_shape)
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)
+    return layer

@@ -1,0 +1,63 @@
+"""Keras layers of the MetaFormer families, one public layer per file."""
+
+from keras_metaformer.layers.affine import Affine
+from keras_metaformer.layers.batch_normalized import (
+    BatchNormalized,
+    BatchNormalizedSkip,
+)
+from keras_metaformer.layers.convnext_channel_mixer import ConvNeXtChannelMixer
+from keras_metaformer.layers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
+from keras_metaformer.layers.ffnified_attention import FFNifiedAttention
+from keras_metaformer.layers.gated_mlp import GatedMLP
+from keras_metaformer.layers.gelu import GELU
+from keras_metaformer.layers.identity_mixer import IdentityMixer
+from keras_metaformer.layers.layer_scale import LayerScale
+from keras_metaformer.layers.meta_mixer import MetaMixer, ScaledDotProduct, WeightedSum
+from keras_metaformer.layers.pooling_mixer import PoolingMixer
+from keras_metaformer.layers.random_mixer import RandomMixer
+from keras_metaformer.layers.reparameterizable_depthwise import (
+    ReparameterizableDepthwise,
+)
+from keras_metaformer.layers.res_scale import ResScale
+from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
+from keras_metaformer.layers.separable_convolution_mixer import (
+    SeparableConvolutionMixer,
+)
+from keras_metaformer.layers.spatial_gating_unit import SpatialGatingUnit
+from keras_metaformer.layers.squared_relu import SquaredReLU
+from keras_metaformer.layers.squeeze_excitation import SqueezeExcitation
+from keras_metaformer.layers.star_relu import StarReLU
+from keras_metaformer.layers.stochastic_depth import StochasticDepth
+from keras_metaformer.layers.token_linear import TokenLinear
+from keras_metaformer.layers.token_mlp import TokenMLP
+
+__all__ = [
+    "GELU",
+    "Affine",
+    "BatchNormalized",
+    "BatchNormalizedSkip",
+    "ConvNeXtChannelMixer",
+    "CrossPatchLinear",
+    "DepthwiseConvolution",
+    "FFNifiedAttention",
+    "GatedMLP",
+    "IdentityMixer",
+    "LayerScale",
+    "MetaMixer",
+    "PoolingMixer",
+    "RandomMixer",
+    "ReparameterizableDepthwise",
+    "ResScale",
+    "ScaledDotProduct",
+    "SelfAttentionMixer",
+    "SeparableConvolutionMixer",
+    "SpatialGatingUnit",
+    "SquaredReLU",
+    "SqueezeExcitation",
+    "StarReLU",
+    "StochasticDepth",
+    "TokenLinear",
+    "TokenMLP",
+    "WeightedSum",
+]

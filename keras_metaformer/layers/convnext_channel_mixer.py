@@ -1,0 +1,104 @@
+"""The ConvNeXt-style channel mixer of FFNet."""
+
+import keras
+
+from keras_metaformer.layers.batch_normalized import BatchNormalized
+from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
+from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.ffnified_attention import BRANCHED_KERNEL_SIZE
+from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.meta_mixer import MetaMixer
+from keras_metaformer.layers.reparameterizable_depthwise import (
+    ReparameterizableDepthwise,
+)
+from keras_metaformer.layers.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class ConvNeXtChannelMixer(MetaMixer):
+    """ConvNeXt-style channel mixer: `y = W2 act(W1 batch_norm(depthwise(x)))`.
+
+    The `MetaMixer` whose query is a depthwise convolution with batch norm, whose keys
+    and values are the kernels of two linear layers and whose activation is GELU.
+
+    Example:
+
+    >>> import numpy as np
+    >>> ConvNeXtChannelMixer(3)(np.ones((1, 14, 14, 8), "float32")).shape
+    (1, 14, 14, 8)
+
+    Args:
+        kernel_size: odd int. Of the depthwise convolution, in pixels. From 7 on it is a
+            `ReparameterizableDepthwise`.
+        ratio: int. Hidden channels for each channel of the input.
+        activation: name, layer, layer class or zero-argument factory.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+        training: bool. Whether batch norms use the batch's own statistics.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `kernel_size` is not a positive odd integer, or `ratio` not a
+            positive integer.
+
+    Reference:
+        - A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545
+        - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
+    """
+
+    def __init__(self, kernel_size=7, ratio=3, activation="gelu", **kwargs):
+        positive_integer("kernel_size", kernel_size)
+        dtype = kwargs.get("dtype")
+        super().__init__(
+            query=_query(kernel_size, dtype),
+            interaction=None,  # These two are made in build, which knows the channels.
+            activation=make_activation(activation, dtype),
+            aggregation=None,
+            **kwargs,
+        )
+        self.kernel_size = kernel_size
+        self.ratio = positive_integer("ratio", ratio)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.interaction = self._linear(self.ratio * channels, "interaction")
+        self.aggregation = self._linear(channels, "aggregation")
+        super().build(input_shape)
+
+    def _linear(self, units, name):
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        # MetaMixer's parts follow from these three.
+        config = keras.layers.Layer.get_config(self)
+        config.update(
+            kernel_size=self.kernel_size,
+            ratio=self.ratio,
+            activation=keras.saving.serialize_keras_object(self.activation),
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _query(kernel_size: int, dtype) -> keras.layers.Layer:
+    if kernel_size >= BRANCHED_KERNEL_SIZE:
+        return ReparameterizableDepthwise(kernel_size, name="query", dtype=dtype)
+    convolution = DepthwiseConvolution(
+        kernel_size, kernel_initializer=truncated_normal(), dtype=dtype, name="linear"
+    )
+    return BatchNormalized(convolution, dtype=dtype, name="query")

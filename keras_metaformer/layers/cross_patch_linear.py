@@ -1,0 +1,58 @@
+"""The cross-patch linear token mixer of ResMLP."""
+
+import keras
+
+from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.token_linear import (
+    TokenLinear,
+    flatten_tokens,
+    unflatten_tokens,
+)
+from keras_metaformer.layers.validation import static_size
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class CrossPatchLinear(PlainLayer):
+    """Cross-patch linear token mixer: `y = W x + b` over the tokens.
+
+    Example:
+
+    >>> import numpy as np
+    >>> CrossPatchLinear()(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: when built for an unknown height or width.
+
+    Reference:
+        - ResMLP: Feedforward networks for image classification with data-efficient
+          training, https://arxiv.org/abs/2105.03404
+    """
+
+    #: Tells a builder to ask for a known height and width even without the top.
+    needs_static_size = True
+
+    def build(self, input_shape):
+        grid = static_size("CrossPatchLinear", input_shape)
+        tokens = grid[0] * grid[1]
+        self.linear = TokenLinear(
+            tokens,
+            input_grid=grid,
+            output_grid=grid,
+            dtype=self.dtype_policy,
+            name="linear",
+        )
+        self.linear.build((input_shape[0], tokens, input_shape[-1]))
+
+    def call(self, inputs):
+        mixed = self.linear(flatten_tokens(inputs))
+        return unflatten_tokens(mixed, inputs.shape[1:3])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -1,0 +1,150 @@
+"""Depthwise convolution with the padding of the reference implementations."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class DepthwiseConvolution(keras.layers.Layer):
+    """Depthwise convolution: each channel is filtered by kernels of its own.
+
+    `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
+    stride `s`, depth multiplier `m` and padding `p = kernel_size // 2` on every side,
+    as in PyTorch (Keras' "same" pads otherwise where the stride is 2).
+
+    Example:
+
+    >>> import numpy as np
+    >>> DepthwiseConvolution(7)(np.ones((1, 14, 14, 8), "float32")).shape
+    (1, 14, 14, 8)
+
+    Args:
+        kernel_size: odd int. Height and width of the kernels, in pixels.
+        strides: int. Step in both directions, in pixels.
+        depth_multiplier: int. Output channels for each input channel.
+        use_bias: bool. Whether to add a learned bias per output channel.
+        kernel_initializer: initializer of the kernels.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Returns:
+        Tensor `(batch, height // strides, width // strides, channels *
+        depth_multiplier)`, sizes rounded up, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `kernel_size` is even or an argument is not positive.
+    """
+
+    def __init__(
+        self,
+        kernel_size,
+        strides=1,
+        depth_multiplier=1,
+        use_bias=False,
+        kernel_initializer="variance_scaling",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_size = positive_integer("kernel_size", kernel_size)
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                "`kernel_size` must be odd, so that the padding is the same on every "
+                f"side. Received: kernel_size={kernel_size}"
+            )
+        self.strides = positive_integer("strides", strides)
+        self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        size = self.kernel_size
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(size, size, channels, self.depth_multiplier),
+            initializer=self.kernel_initializer,
+        )
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(channels * self.depth_multiplier,),
+                initializer="zeros",
+            )
+
+    def call(self, inputs):
+        outputs = depthwise_convolution(inputs, self.kernel, self.strides)
+        return outputs + self.bias if self.use_bias else outputs
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        return (
+            batch,
+            None if height is None else -(-height // self.strides),
+            None if width is None else -(-width // self.strides),
+            channels * self.depth_multiplier,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            depth_multiplier=self.depth_multiplier,
+            use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+        )
+        return config
+
+
+def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+    """Depthwise convolution, padded by half the kernel on every side.
+
+    Takes the fast path of the backend in use, where there is one and `fast_paths` are
+    enabled: on CPUs JAX, and TensorFlow under XLA, add up shifted maps, with gradients
+    of their own (to first order, in reverse mode); torch calls its own operation on a
+    view that needs no copy.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        kernel: float tensor `(size, size, channels, depth_multiplier)`, size odd.
+        strides: int. Step in both directions, in pixels.
+
+    Returns:
+        Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
+        sizes rounded up, of the inputs' dtype.
+    """
+    kernel = ops.convert_to_tensor(kernel, inputs.dtype)
+    fast = _fast_backend() if fast_paths.enabled() else None
+    if fast is not None and fast.is_fast():
+        return fast.depthwise_convolution(inputs, kernel, strides)
+    return plain_depthwise_convolution(inputs, kernel, strides)
+
+
+def _fast_backend() -> Any:
+    """The module for the backend in use; each imports its backend."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        from keras_metaformer.layers.fast_depthwise import jax_backend as fast
+    elif backend == "tensorflow":
+        from keras_metaformer.layers.fast_depthwise import tensorflow_backend as fast
+    elif backend == "torch":
+        from keras_metaformer.layers.fast_depthwise import torch_backend as fast
+    else:
+        fast = None
+    return fast
+
+
+def plain_depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+    """The same through Keras' own operation, on every backend."""
+    if strides == 1:  # "same" is then symmetric, and the backends are fast at it.
+        return ops.depthwise_conv(inputs, kernel, padding="same")
+    half = kernel.shape[0] // 2
+    padded = ops.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
+    return ops.depthwise_conv(padded, kernel, strides=strides, padding="valid")

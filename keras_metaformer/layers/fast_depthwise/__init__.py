@@ -1,0 +1,1 @@
+"""Faster forms of the depthwise convolution, one module per backend."""

@@ -1,0 +1,102 @@
+"""FFNified attention, the token mixer of FFNet."""
+
+import keras
+
+from keras_metaformer.layers.batch_normalized import BatchNormalized
+from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
+from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.meta_mixer import MetaMixer
+from keras_metaformer.layers.reparameterizable_depthwise import (
+    ReparameterizableDepthwise,
+)
+from keras_metaformer.layers.validation import positive_integer
+
+#: From this size on FFNet trains a depthwise convolution as two branches.
+BRANCHED_KERNEL_SIZE = 7
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class FFNifiedAttention(MetaMixer):
+    """FFNified attention: `y = depthwise(act(depthwise(batch_norm(W x))))`.
+
+    The `MetaMixer` whose query is a linear layer with batch norm, whose keys and values
+    are depthwise kernels and whose activation is GELU.
+
+    Example:
+
+    >>> import numpy as np
+    >>> FFNifiedAttention(3)(np.ones((1, 14, 14, 8), "float32")).shape
+    (1, 14, 14, 8)
+
+    Args:
+        kernel_size: odd int. Of both depthwise convolutions, in pixels. From 7 on each
+            is a `ReparameterizableDepthwise`, below that one with a bias.
+        activation: name, layer, layer class or zero-argument factory.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+        training: bool. Whether batch norms use the batch's own statistics.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `kernel_size` is not a positive odd integer.
+
+    Reference:
+        - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
+    """
+
+    def __init__(self, kernel_size=7, activation="gelu", **kwargs):
+        positive_integer("kernel_size", kernel_size)
+        dtype = kwargs.get("dtype")
+        super().__init__(
+            query=None,  # Made in build, which knows the channels.
+            interaction=depthwise(kernel_size, "interaction", dtype),
+            activation=make_activation(activation, dtype),
+            aggregation=depthwise(kernel_size, "aggregation", dtype),
+            **kwargs,
+        )
+        self.kernel_size = kernel_size
+
+    def build(self, input_shape):
+        linear = keras.layers.Dense(
+            input_shape[-1],
+            use_bias=False,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name="linear",
+        )
+        self.query = BatchNormalized(linear, dtype=self.dtype_policy, name="query")
+        super().build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        # MetaMixer's parts follow from these two.
+        config = keras.layers.Layer.get_config(self)
+        config.update(
+            kernel_size=self.kernel_size,
+            activation=keras.saving.serialize_keras_object(self.activation),
+        )
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def depthwise(kernel_size: int, name: str, dtype=None) -> keras.layers.Layer:
+    """The depthwise convolution of a token mixer: branched if large, else with bias."""
+    if kernel_size >= BRANCHED_KERNEL_SIZE:
+        return ReparameterizableDepthwise(kernel_size, name=name, dtype=dtype)
+    return DepthwiseConvolution(
+        kernel_size,
+        use_bias=True,
+        kernel_initializer=truncated_normal(),
+        name=name,
+        dtype=dtype,
+    )

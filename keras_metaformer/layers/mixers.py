@@ -1,0 +1,61 @@
+"""The token mixers by name."""
+
+from typing import Any
+
+import keras
+
+from keras_metaformer.layers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.factories import LayerFactory, make_layer
+from keras_metaformer.layers.ffnified_attention import FFNifiedAttention
+from keras_metaformer.layers.gated_mlp import GatedMLP
+from keras_metaformer.layers.identity_mixer import IdentityMixer
+from keras_metaformer.layers.pooling_mixer import PoolingMixer
+from keras_metaformer.layers.random_mixer import RandomMixer
+from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
+from keras_metaformer.layers.separable_convolution_mixer import (
+    SeparableConvolutionMixer,
+)
+from keras_metaformer.layers.token_mlp import TokenMLP
+
+# Each factory takes the stage's `activation`, `use_bias` and `seed`, and hands on what
+# its mixer has a use for.
+MIXERS: dict[str, LayerFactory] = {
+    "identity": lambda dtype, **_: IdentityMixer(dtype=dtype),
+    "random": lambda dtype, seed, **_: RandomMixer(seed=seed, dtype=dtype),
+    "pooling": lambda dtype, **_: PoolingMixer(dtype=dtype),
+    "separable_convolution": lambda dtype, activation, use_bias, **_: (
+        SeparableConvolutionMixer(activation=activation, use_bias=use_bias, dtype=dtype)
+    ),
+    "self_attention": lambda dtype, use_bias, **_: SelfAttentionMixer(
+        use_bias=use_bias, dtype=dtype
+    ),
+    "token_mlp": lambda dtype, activation, **_: TokenMLP(
+        activation=activation, dtype=dtype
+    ),
+    "cross_patch_linear": lambda dtype, **_: CrossPatchLinear(dtype=dtype),
+    "gated_mlp": lambda dtype, activation, **_: GatedMLP(
+        activation=activation, dtype=dtype
+    ),
+    "ffnified_attention": lambda dtype, activation, **_: FFNifiedAttention(
+        activation=activation, dtype=dtype
+    ),
+}
+
+
+def make_mixer(
+    spec: Any,
+    activation: Any = "star_relu",
+    use_bias: bool = False,
+    seed: int | None = None,
+    dtype: Any = None,
+) -> keras.layers.Layer:
+    """A fresh token mixer; see `make_layer` for what `spec` may be."""
+    return make_layer(
+        "mixer",
+        spec,
+        MIXERS,
+        dtype,
+        activation=activation,
+        use_bias=use_bias,
+        seed=seed,
+    )

@@ -1,0 +1,72 @@
+"""The frozen random token mixer of RandFormer."""
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers.validation import static_size
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class RandomMixer(keras.layers.Layer):
+    """Random token mixer: `y = R x` with a frozen random matrix over the tokens.
+
+    `R = softmax(U)` row by row, `U` uniform in [0, 1), of shape `(tokens, tokens)` with
+    `tokens = height * width`. It is saved with the model and never trained, and ties
+    the model to one image size.
+
+    Example:
+
+    >>> import numpy as np
+    >>> RandomMixer(seed=0)(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        seed: int, or None for a random one.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: when built for an unknown height or width.
+
+    Reference:
+        - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
+    """
+
+    #: Tells a builder to ask for a known height and width even without the top.
+    needs_static_size = True
+
+    def __init__(self, seed=None, **kwargs):
+        super().__init__(**kwargs)
+        self.seed = seed
+
+    def build(self, input_shape):
+        height, width = static_size("RandomMixer", input_shape)
+        self.random_matrix = self.add_weight(
+            name="random_matrix",
+            shape=(height * width, height * width),
+            initializer=self._row_softmax,
+            trainable=False,
+        )
+
+    def _row_softmax(self, shape, dtype=None):
+        return ops.softmax(keras.random.uniform(shape, dtype=dtype, seed=self.seed))
+
+    def call(self, inputs):
+        tokens = self.random_matrix.shape[0]
+        channels = inputs.shape[-1]
+        flat = ops.reshape(inputs, (-1, tokens, channels))
+        mixed = ops.matmul(self.random_matrix, flat)
+        return ops.reshape(mixed, (-1, *inputs.shape[1:]))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(seed=self.seed)
+        return config

@@ -1,0 +1,101 @@
+"""The separable convolution token mixer of ConvFormer."""
+
+import keras
+
+from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
+from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class SeparableConvolutionMixer(keras.layers.Layer):
+    """Separable convolution token mixer: `y = project(depthwise(act(expand(x))))`.
+
+    The inverted separable convolution of MobileNetV2: a pointwise layer to `expansion`
+    times the channels, an activation, a depthwise convolution, a pointwise layer back.
+
+    Example:
+
+    >>> import numpy as np
+    >>> SeparableConvolutionMixer()(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        kernel_size: odd int. Height and width of the depthwise kernels, in pixels.
+        expansion: int. Inner channels for each channel of the input.
+        activation: name, layer, layer class or zero-argument factory.
+        use_bias: bool. Whether the three linear layers have biases.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `kernel_size` is even, or a size is not positive.
+
+    Reference:
+        - MobileNetV2, https://arxiv.org/abs/1801.04381
+        - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
+    """
+
+    def __init__(
+        self,
+        kernel_size=7,
+        expansion=2,
+        activation="star_relu",
+        use_bias=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.kernel_size = kernel_size
+        self.expansion = positive_integer("expansion", expansion)
+        self.activation = make_activation(activation, self.dtype_policy)
+        self.use_bias = use_bias
+        self.depthwise = DepthwiseConvolution(
+            kernel_size,
+            use_bias=use_bias,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name="depthwise",
+        )
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        inner = self.expansion * channels
+        self.expand = self._pointwise(inner, "expand")
+        self.project = self._pointwise(channels, "project")
+        inner_shape = (*input_shape[:-1], inner)
+        self.expand.build(input_shape)
+        if not self.activation.built:  # A saved one comes built.
+            self.activation.build(inner_shape)
+        self.depthwise.build(inner_shape)
+        self.project.build(inner_shape)
+
+    def _pointwise(self, units, name):
+        return keras.layers.Dense(
+            units,
+            use_bias=self.use_bias,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, inputs):
+        return self.project(self.depthwise(self.activation(self.expand(inputs))))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            kernel_size=self.kernel_size,
+            expansion=self.expansion,
+            activation=keras.saving.serialize_keras_object(self.activation),
+            use_bias=self.use_bias,
+        )
+        return config

@@ -1,0 +1,34 @@
+"""Squared ReLU, the activation of the MetaFormer baselines' MLP head."""
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers.plain_layer import PlainLayer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class SquaredReLU(PlainLayer):
+    """Squared ReLU: `relu(x) ** 2`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> SquaredReLU()(np.array([[-1.0, 3.0]])).shape
+    (1, 2)
+
+    Call arguments:
+        inputs: float tensor of any shape.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Reference:
+        - Primer: Searching for Efficient Transformers for Language Modeling,
+          https://arxiv.org/abs/2109.08668
+    """
+
+    def call(self, inputs):
+        return ops.square(ops.relu(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape

@@ -1,0 +1,70 @@
+"""Squeeze-and-excitation: channels weighted by what the whole image says."""
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers.initializers import truncated_normal
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class SqueezeExcitation(keras.layers.Layer):
+    """Squeeze-and-excitation: `y = x * sigmoid(W2 relu(W1 mean(x)))`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> SqueezeExcitation()(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        ratio: float in (0, 1]. Hidden channels for each channel of the input.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, height, width, channels)`.
+
+    Returns:
+        Tensor of the inputs' shape, in the layer's compute dtype.
+
+    Raises:
+        ValueError: if `ratio` lies outside (0, 1].
+
+    Reference:
+        - Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
+    """
+
+    def __init__(self, ratio=0.25, **kwargs):
+        super().__init__(**kwargs)
+        if not 0 < ratio <= 1:
+            raise ValueError(f"`ratio` must lie in (0, 1]. Received: ratio={ratio}")
+        self.ratio = ratio
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        hidden = max(1, int(self.ratio * channels))
+        pooled = (input_shape[0], 1, 1, channels)
+        self.squeeze = self._linear(hidden, "relu", "squeeze")
+        self.excite = self._linear(channels, "sigmoid", "excite")
+        self.squeeze.build(pooled)
+        self.excite.build((*pooled[:-1], hidden))
+
+    def _linear(self, units, activation, name):
+        return keras.layers.Dense(
+            units,
+            activation=activation,
+            kernel_initializer=truncated_normal(),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def call(self, inputs):
+        pooled = ops.mean(inputs, axis=(1, 2), keepdims=True)
+        return inputs * self.excite(self.squeeze(pooled))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(ratio=self.ratio)
+        return config

@@ -1,0 +1,92 @@
+"""A linear layer over the tokens, the same for every channel."""
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.validation import positive_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_metaformer")
+class TokenLinear(keras.layers.Layer):
+    """Linear layer over the tokens: `y[u, c] = sum_t kernel[t, u] x[t, c] + bias[u]`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> TokenLinear(16)(np.ones((1, 49, 8), "float32")).shape
+    (1, 16, 8)
+
+    Args:
+        units: int. Tokens of the output.
+        input_grid: `(height, width)` of the map that the input's tokens are, or None
+            where they are no map. With `output_grid` it says how to resize the kernel
+            for another image size.
+        output_grid: likewise for the output's tokens.
+        kernel_initializer: initializer of the kernel.
+        bias_initializer: initializer of the bias.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor `(batch, tokens, channels)`.
+
+    Returns:
+        Tensor `(batch, units, channels)`, in the layer's compute dtype.
+    """
+
+    def __init__(
+        self,
+        units,
+        input_grid=None,
+        output_grid=None,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.units = positive_integer("units", units)
+        self.input_grid = input_grid
+        self.output_grid = output_grid
+        self.kernel_initializer = keras.initializers.get(
+            kernel_initializer or truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(input_shape[1], self.units),
+            initializer=self.kernel_initializer,
+        )
+        self.bias = self.add_weight(
+            name="bias", shape=(self.units,), initializer=self.bias_initializer
+        )
+
+    def call(self, inputs):
+        mixed = ops.matmul(ops.transpose(self.kernel), inputs)
+        return mixed + ops.expand_dims(self.bias, -1)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], self.units, input_shape[2])
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            units=self.units,
+            input_grid=self.input_grid,
+            output_grid=self.output_grid,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+        )
+        return config
+
+
+def flatten_tokens(maps):
+    """`(batch, height, width, channels)` to `(batch, height * width, channels)`."""
+    _, height, width, channels = maps.shape
+    return ops.reshape(maps, (-1, height * width, channels))
+
+
+def unflatten_tokens(tokens, grid):
+    """The way back of `flatten_tokens`, to maps of height and width `grid`."""
+    return ops.reshape(tokens, (-1, *grid, tokens.shape[-1]))

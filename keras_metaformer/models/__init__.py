@@ -1,0 +1,1 @@
+"""Configs, graph builders, variants and their registry."""

@@ -1,0 +1,1 @@
+"""Published checkpoints: catalogue, readers, porting rules, download and cache."""

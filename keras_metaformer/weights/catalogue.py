@@ -1,0 +1,194 @@
+"""The published checkpoints as data, read from `catalogue.json`."""
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any, Literal
+
+Source = Literal["auto", "official"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One published set of weights, and how its authors evaluate it.
+
+    Attributes:
+        constructor: Name of the constructor here, such as `"ConvFormerS18"`.
+        family: Lower-case family name, such as `"convformer"`.
+        tag: What `weights=` takes, such as `"imagenet_384"`.
+        urls: Official file first; further files hold the same weights and are
+            accepted when placed by hand in the cache.
+        hub_id: timm's Hugging Face repository with the same weights, or `None`.
+        hub_file: File in that repository, or `None`.
+        naming: Source whose key naming the first of `urls` has; the hub file has
+            `"timm"`'s.
+        resolution: Height and width in pixels of the evaluation images.
+        classes: Width of the classifier in the file.
+        resize: `"shorter_side"`: keep the aspect ratio and scale the shorter side to
+            `resolution / crop_fraction`, then crop the centre. `"exact"`: scale to
+            `resolution` x `resolution` whatever the aspect ratio.
+        crop_fraction: Side of the centre crop over the resized shorter side.
+        interpolation: `"bicubic"` or `"bilinear"`.
+        activation: Activation that the weights were trained with, or `None` for the
+            constructor's own.
+        mean: Per channel (RGB), for pixels in [0, 1].
+        std: Per channel (RGB), for pixels in [0, 1].
+        top1: Published ImageNet-1k top-1 accuracy in percent, if any.
+        parameters_millions: Published parameter count (rounded), if any.
+        macs_billions: Published multiply-adds for one image (rounded), if any.
+        licence: SPDX identifier.
+        notes: What else is to be known, or `None`.
+        source: Where these facts were read.
+    """
+
+    constructor: str
+    family: str
+    tag: str
+    urls: tuple[str, ...]
+    hub_id: str | None
+    hub_file: str | None
+    naming: str
+    resolution: int
+    classes: int
+    resize: str
+    crop_fraction: float
+    interpolation: str
+    activation: str | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    top1: float | None
+    parameters_millions: float | None
+    macs_billions: float | None
+    licence: str
+    notes: str | None
+    source: str
+
+    def url(self, source: Source = "auto") -> str:
+        """Returns the address of the file that is downloaded.
+
+        Args:
+            source: `"auto"` prefers timm's safetensors file where there is one,
+                `"official"` takes the original.
+
+        Raises:
+            ValueError: If `source` is neither.
+        """
+        if source not in ("auto", "official"):
+            raise ValueError(
+                f"`source` must be 'auto' or 'official'. Received: source={source!r}"
+            )
+        if source == "auto" and self.hub_id is not None:
+            return f"https://huggingface.co/{self.hub_id}/resolve/main/{self.hub_file}"
+        return self.urls[0]
+
+
+def hash_prefix(url: str) -> str | None:
+    """Returns the start of the SHA-256 that a file name such as `x-76587d61.pth` holds.
+
+    Args:
+        url: Address or file name.
+    """
+    match = re.search(r"-([0-9a-f]{8,64})\.pth$", url)
+    return match[1] if match else None
+
+
+@functools.cache
+def _load() -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    """Returns all checkpoints, and the constructors nobody published weights for."""
+    file = resources.files("keras_metaformer.weights") / "catalogue.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return tuple(map(_from_row, data["checkpoints"])), tuple(data["unpublished"])
+
+
+def _from_row(row: dict[str, Any]) -> Checkpoint:
+    for name in ("urls", "mean", "std"):
+        row[name] = tuple(row[name])
+    return Checkpoint(**row)
+
+
+def all_checkpoints() -> tuple[Checkpoint, ...]:
+    """Returns every published checkpoint, in the catalogue's order."""
+    return _load()[0]
+
+
+def _canonical(constructor: str) -> str:
+    """Returns the constructor's name in its own spelling."""
+    checkpoints, unpublished = _load()
+    names = {c.constructor.lower(): c.constructor for c in checkpoints}
+    names |= {name.lower(): name for name in unpublished}
+    if constructor.lower() not in names:
+        close = difflib.get_close_matches(constructor.lower(), names, n=4, cutoff=0.5)
+        hint = f" Close to it: {', '.join(names[c] for c in close)}." if close else ""
+        raise ValueError(
+            f"Not a constructor of this package.{hint} "
+            f"Received: constructor={constructor!r}"
+        )
+    return names[constructor.lower()]
+
+
+def for_constructor(constructor: str) -> tuple[Checkpoint, ...]:
+    """Returns the checkpoints of one constructor; none for unpublished sizes.
+
+    Args:
+        constructor: Name such as `"ConvFormerS18"`, in any case.
+
+    Raises:
+        ValueError: If there is no such constructor.
+    """
+    name = _canonical(constructor)
+    return tuple(c for c in all_checkpoints() if c.constructor == name)
+
+
+def list_weights(constructor: str) -> list[str]:
+    """Returns the tags that the constructor's `weights` argument takes.
+
+    Args:
+        constructor: Name such as `"ConvFormerS18"`, in any case.
+
+    Raises:
+        ValueError: If there is no such constructor.
+    """
+    return [c.tag for c in for_constructor(constructor)]
+
+
+def find(constructor: str, tag: str) -> Checkpoint:
+    """Returns the checkpoint of a constructor and a tag.
+
+    Args:
+        constructor: Name such as `"ConvFormerS18"`, in any case.
+        tag: Tag such as `"imagenet_384"`.
+
+    Raises:
+        ValueError: If there is no such constructor, or it has no such tag.
+    """
+    checkpoints = for_constructor(constructor)
+    for checkpoint in checkpoints:
+        if checkpoint.tag == tag:
+            return checkpoint
+    raise ValueError(
+        f"{_canonical(constructor)} has no such published weights. "
+        f"Known: {_quoted([c.tag for c in checkpoints])}. Received: weights={tag!r}"
+    )
+
+
+def default_tag(constructor: str) -> str | None:
+    """Returns `"imagenet"` where it exists, else the first published tag, else `None`.
+
+    Args:
+        constructor: Name such as `"ConvFormerS18"`, in any case.
+
+    Raises:
+        ValueError: If there is no such constructor.
+    """
+    tags = list_weights(constructor)
+    if "imagenet" in tags:
+        return "imagenet"
+    return tags[0] if tags else None
+
+
+def _quoted(names: Collection[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"

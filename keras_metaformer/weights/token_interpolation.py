@@ -1,0 +1,66 @@
+"""Token-mixing matrices for another image size."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def resize_token_weight(
+    array: np.ndarray,
+    input_grids: tuple[tuple[int, int], tuple[int, int]] | None,
+    output_grids: tuple[tuple[int, int], tuple[int, int]] | None,
+) -> np.ndarray:
+    """A kernel or bias of `TokenLinear` for maps of another height and width.
+
+    Axes that run over the tokens of a map are resized as that map, bilinearly with
+    aligned corners. What an output token takes from all input tokens together stays the
+    same, so that a constant map still gives what it gave.
+
+    Args:
+        array: kernel `(input tokens, output tokens)` or bias `(output tokens,)`.
+        input_grids: `(height, width)` of the map before and after, or None where the
+            input's tokens are no map.
+        output_grids: likewise for the output's tokens.
+
+    Returns:
+        Array for the new maps, of the dtype of `array`.
+    """
+    resized = array.astype("float64")
+    if output_grids is not None:
+        resized = resized @ _on_map(_resample, *output_grids).T
+    if input_grids is not None and array.ndim == 2:
+        resized = _on_map(_distribute, *input_grids) @ resized
+    return resized.astype(array.dtype)
+
+
+def _on_map(
+    line: Callable[[int, int], np.ndarray],
+    before: tuple[int, int],
+    after: tuple[int, int],
+) -> np.ndarray:
+    """Matrix `(new tokens, old tokens)`: `line` along the height and the width."""
+    return np.kron(line(before[0], after[0]), line(before[1], after[1]))
+
+
+def _distribute(before: int, after: int) -> np.ndarray:
+    """Matrix `(after, before)` that hands each old weight on to its new neighbours.
+
+    Its columns sum to 1: a sum over all inputs stays what it was.
+    """
+    if after < before:
+        return _resample(after, before).T
+    matrix = _resample(before, after)
+    return matrix / matrix.sum(axis=0)
+
+
+def _resample(before: int, after: int) -> np.ndarray:
+    """Matrix `(after, before)` of linear resizing of one axis; its rows sum to 1."""
+    middle = np.array([(before - 1) / 2])
+    positions = np.linspace(0.0, before - 1.0, after) if after > 1 else middle
+    left = np.minimum(positions.astype(int), max(before - 2, 0))
+    share = positions - left
+    matrix = np.zeros((after, before))
+    rows = np.arange(after)
+    matrix[rows, left] = 1.0 - share
+    matrix[rows, np.minimum(left + 1, before - 1)] += share
+    return matrix

@@ -1,0 +1,49 @@
+"""How the published weights want their images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keras_metaformer.weights import catalogue
+
+if TYPE_CHECKING:
+    from keras_metaformer.data.images import EvaluationTransform
+
+
+def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransform:
+    """The evaluation transform of published weights: resize, crop, normalise.
+
+    Example:
+
+    >>> transform = transforms_for("ConvFormerS18", "imagenet_384")
+    >>> transform.resolution
+    384
+
+    Args:
+        constructor: name of the constructor, such as `"ConvFormerS18"`.
+        tag: of the weights; None for the constructor's default.
+
+    Returns:
+        A callable from an image (`PIL.Image.Image`, or `uint8` array `(height, width,
+        3)`) to a normalised `float32` array `(resolution, resolution, 3)`.
+
+    Raises:
+        ValueError: if there is no such constructor, or no such weights of it.
+    """
+    from keras_metaformer.data.images import EvaluationTransform
+
+    tag = tag or catalogue.default_tag(constructor)
+    if tag is None:
+        raise ValueError(
+            "No weights are published for this model, and so no transform. "
+            f"Received: constructor={constructor!r}"
+        )
+    checkpoint = catalogue.find(constructor, tag)
+    return EvaluationTransform(
+        resolution=checkpoint.resolution,
+        crop_fraction=checkpoint.crop_fraction,
+        interpolation=checkpoint.interpolation,
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        squash=checkpoint.resize == "exact",
+    )

@@ -1,0 +1,80 @@
+"""Runs pytest once per backend, each in a process of its own, two at a time.
+
+Lines are passed on as they come, marked with the backend. All backends run even
+if one fails. At the end pytest's closing line of each is repeated.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("tensorflow", "jax", "torch")
+_print_lock = threading.Lock()
+
+
+def run(
+    backend: str, selection: str, jobs: int, pytest_arguments: list[str]
+) -> tuple[int, str]:
+    """Returns the exit status and the last line that pytest printed."""
+    command = [sys.executable, "-m", "pytest", "-m", selection, *pytest_arguments]
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"}
+    if jobs > 1:
+        # Threads that wait for each other in a loop (OpenMP's, in torch) slow down
+        # more than tenfold when others want the cores too.
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    last_line = ""
+    for line in process.stdout:
+        last_line = line.rstrip() or last_line
+        with _print_lock:
+            print(f"[{backend}] {line.rstrip()}", flush=True)
+    return process.wait(), last_line
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--large", action="store_true", help="the long tests too")
+    parser.add_argument("--jobs", type=int, default=2, help="backends at a time")
+    arguments, pytest_arguments = parser.parse_known_args()
+
+    def select(backend: str) -> str:
+        conditions = [] if arguments.large else ["not large"]
+        # What runs no model is the same on every backend: once is enough.
+        if backend != arguments.backends[0]:
+            conditions.append("not backend_independent")
+        return " and ".join(conditions)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        results = list(
+            pool.map(
+                lambda backend: run(
+                    backend, select(backend), arguments.jobs, pytest_arguments
+                ),
+                arguments.backends,
+            )
+        )
+
+    for backend, (status, last_line) in zip(arguments.backends, results, strict=True):
+        outcome = "passed" if status == 0 else f"failed, exit status {status}"
+        print(f"\n{backend}: {outcome}\n{last_line}")
+    return int(any(status != 0 for status, _ in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

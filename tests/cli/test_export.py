@@ -1,0 +1,71 @@
+"""The command `keras-metaformer export`."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from keras_metaformer.cli import app
+from keras_metaformer.data.images import EvaluationTransform
+from keras_metaformer.export import LiteRTModel
+from tests.export.models import hierarchical
+
+LABELS = list("abcdefghij")
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+    """A small model in place of the one asked for."""
+    model = hierarchical(include_preprocessing=True)
+    parts = model, EvaluationTransform(64), LABELS
+    # By its name in sys.modules: the package has the function under the same name.
+    module = sys.modules["keras_metaformer.cli.export"]
+    monkeypatch.setattr(module, "_build", lambda *_: parts)
+    return model
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, ["export", *map(str, arguments)])
+
+
+def test_export(small_model, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype("uint8")
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    (tmp_path / "labels.txt").write_text("\n".join(label * 2 for label in LABELS))
+    path, report = tmp_path / "model.tflite", tmp_path / "report.json"
+    result = _run(
+        *("--output", path, "--report", report, "--quantize", "float16"),
+        *("--calibration", tmp_path, "--labels", tmp_path / "labels.txt"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "float16" in result.output
+    assert json.loads(report.read_text())["images"].startswith("1 images")
+    runner = LiteRTModel(path)
+    assert runner.labels is not None
+    assert runner.labels[0] == "aa"
+    assert len(runner.classify(tmp_path / "image.png", top=2)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--model", "NoFormerS12"], 2, "Unknown model"),
+        (["--model", "GMLPTi16"], 2, "No weights are published"),
+        (["--weights", "none.safetensors"], 3, "none.safetensors"),
+        (["--quantize", "int4"], 2, "int4"),
+    ],
+)
+def test_errors(arguments, code, message, tmp_path):
+    result = _run("--output", tmp_path / "model.tflite", *arguments)
+    assert result.exit_code == code
+    assert message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_without_images(small_model, tmp_path):
+    result = _run("--output", tmp_path / "model.tflite", "--quantize", "int8")
+    assert result.exit_code == 2
+    assert "calibration" in result.output

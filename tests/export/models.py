@@ -1,0 +1,74 @@
+"""Small models for the export tests, with weights at which every term counts."""
+
+from typing import Any
+
+import numpy as np
+
+import keras_metaformer as km
+from keras_metaformer.arrays import to_numpy
+from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
+from keras_metaformer.models.image_model import ImageArguments
+
+
+def shake(model, seed=0):
+    """Moves every weight off its initial value: scales off 1, biases off 0."""
+    rng = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "random_matrix" in weight.path or "seed" in weight.path:
+            continue
+        value = to_numpy(weight.value)
+        if "variance" in weight.path:
+            weight.assign(value * rng.uniform(0.5, 2.0, value.shape))
+        elif value.ndim < 2:
+            weight.assign(value + 0.2 * rng.standard_normal(value.shape))
+        else:
+            weight.assign(value * 3.0)
+    return model
+
+
+def hierarchical(**options):
+    """Four stages, four mixers, an MLP head."""
+    fields: Any = {
+        "mixer": ["separable_convolution", "pooling", "self_attention", "random"],
+        "norm": ["layer_norm", "group_norm", "layer_norm", "group_norm"],
+        "residual_scaling": ["none", "layer", "residual", "branch"],
+        "layer_scale_initial_value": 0.5,
+        "input_shape": (64, 64, 3),
+        "classes": 10,
+        "head": "mlp",
+        **options,
+    }
+    return shake(km.MetaFormer([1, 1, 1, 1], [16, 24, 32, 32], **fields))
+
+
+def with_token_weights():
+    """The mixers with a weight for every token."""
+    fields: Any = {
+        "mixer": ["token_mlp", "cross_patch_linear", "gated_mlp", "identity"],
+        "norm": ["layer_norm", "affine", "layer_norm", "batch_norm"],
+        "activation": "gelu",
+        "use_bias": True,
+        "input_shape": (64, 64, 3),
+        "classes": 10,
+    }
+    return shake(km.MetaFormer([1, 1, 1, 1], [16, 16, 32, 32], **fields))
+
+
+def ffnet():
+    """Both kernel sizes, squeeze-and-excitation, branches to fold."""
+    config = FFNetConfig(
+        (1, 1, 1, 1),
+        (8, 16, 32, 64),
+        stem_width=8,
+        layer_scale_initial_value=0.5,
+        squeeze_excitation=(False, False, True, True),
+    )
+    arguments = ImageArguments(input_shape=(64, 64, 3), classes=10, name="ffnet")
+    return shake(build_ffnet(config, arguments))
+
+
+SMALL_MODELS = {
+    "hierarchical": hierarchical,
+    "with_token_weights": with_token_weights,
+    "ffnet": ffnet,
+}

@@ -1,0 +1,357 @@
+"""Each public layer through `run_layer_test`, with its formula in NumPy."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+import pytest
+
+from keras_metaformer import layers
+from tests.layer_checks import Reference, run_layer_test, to_numpy
+from tests.reference import formulas
+
+MAP = (2, 5, 4, 8)  # neither square nor even, so that swapped axes show
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    make: Callable[..., keras.layers.Layer]
+    trainable: int = 0
+    frozen: int = 0
+    input_shape: Sequence[int] = MAP
+    output_shape: Sequence[int] | None = None
+    reference: Reference | None = None
+
+
+def _kernel(layer):
+    return to_numpy(layer.kernel).astype("float64")
+
+
+def _bias(layer):
+    return to_numpy(layer.bias).astype("float64") if layer.use_bias else 0.0
+
+
+def _star_relu(layer, x):
+    return formulas.star_relu(x, to_numpy(layer.scale), to_numpy(layer.bias))
+
+
+def _channel_scale(layer, x):
+    return x * to_numpy(layer.scale)
+
+
+def _depthwise(layer, x):
+    y = formulas.depthwise_convolution(x, _kernel(layer), layer.strides)
+    return y + _bias(layer)
+
+
+def _separable(layer, x):
+    hidden = x @ _kernel(layer.expand) + _bias(layer.expand)
+    if isinstance(layer.activation, layers.StarReLU):
+        hidden = _star_relu(layer.activation, hidden)
+    else:
+        hidden = formulas.gelu(hidden)
+    hidden = _depthwise(layer.depthwise, hidden)
+    return hidden @ _kernel(layer.project) + _bias(layer.project)
+
+
+def _attention(layer, x):
+    return formulas.self_attention(
+        x,
+        _kernel(layer.qkv),
+        _bias(layer.qkv),
+        _kernel(layer.output_projection),
+        _bias(layer.output_projection),
+        layer.head_dim,
+    )
+
+
+def _meta_attention(layer, x):
+    qkv = np.concatenate(
+        [_kernel(part) for part in (layer.query, layer.key, layer.value)], axis=1
+    )
+    return formulas.self_attention(
+        x, qkv, 0.0, _kernel(layer.projection), 0.0, layer.interaction.head_dim
+    )
+
+
+def _affine(layer, x):
+    return formulas.affine(x, to_numpy(layer.scale), to_numpy(layer.offset))
+
+
+def _tokens(x):
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _token_linear(layer, x):
+    return formulas.token_linear(x, _kernel(layer), to_numpy(layer.bias))
+
+
+def _token_mlp(layer, x):
+    hidden = formulas.gelu(_token_linear(layer.expand, _tokens(x)))
+    return _token_linear(layer.project, hidden).reshape(x.shape)
+
+
+def _gate(layer, x):
+    kept, gate = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    normed = formulas.normalize(gate, -1, layer.norm_epsilon)
+    normed = formulas.affine(
+        normed, to_numpy(layer.norm.gamma), to_numpy(layer.norm.beta)
+    )
+    mixed = _token_linear(layer.projection, _tokens(normed))
+    return kept * mixed.reshape(gate.shape)
+
+
+def _gated_mlp(layer, x):
+    hidden = formulas.gelu(
+        x @ _kernel(layer.expand) + to_numpy(layer.expand.bias).astype("float64")
+    )
+    hidden = _gate(layer.gate, hidden)
+    return hidden @ _kernel(layer.project) + to_numpy(layer.project.bias)
+
+
+def _squeeze(layer, x):
+    pooled = x.mean(axis=(1, 2), keepdims=True)
+    hidden = pooled @ _kernel(layer.squeeze) + to_numpy(layer.squeeze.bias)
+    hidden = np.maximum(hidden, 0.0) @ _kernel(layer.excite)
+    return x * formulas.sigmoid(hidden + to_numpy(layer.excite.bias))
+
+
+def _batch_norm(layer, x):
+    normed = (x - to_numpy(layer.moving_mean)) / np.sqrt(
+        to_numpy(layer.moving_variance).astype("float64") + 1e-5
+    )
+    return formulas.affine(normed, to_numpy(layer.gamma), to_numpy(layer.beta))
+
+
+def _normalized_dense(layer, x):
+    return _batch_norm(layer.norm, x @ _kernel(layer.linear))
+
+
+def _normalized_depthwise(layer, x):
+    return _batch_norm(layer.norm, _depthwise(layer.linear, x))
+
+
+def _branches(layer, x):
+    return _normalized_depthwise(layer.large, x) + _normalized_depthwise(layer.small, x)
+
+
+def _ffnified(layer, x):
+    hidden = _normalized_dense(layer.query, x)
+    hidden = formulas.gelu(_depthwise(layer.interaction, hidden))
+    return _depthwise(layer.aggregation, hidden)
+
+
+def _convnext(layer, x):
+    query = _branches if hasattr(layer.query, "large") else _normalized_depthwise
+    hidden = query(layer.query, x) @ _kernel(layer.interaction)
+    hidden = formulas.gelu(hidden + to_numpy(layer.interaction.bias))
+    return hidden @ _kernel(layer.aggregation) + to_numpy(layer.aggregation.bias)
+
+
+# Small kernels: JAX takes long to compile large ones.
+CASES = {
+    "StarReLU": Case(layers.StarReLU, trainable=2, reference=_star_relu),
+    "StarReLU-paper-learned-bias": Case(
+        lambda **kw: layers.StarReLU("paper", learn_scale=False, **kw),
+        trainable=1,
+        frozen=1,
+        reference=_star_relu,
+    ),
+    "StarReLU-pair-learned-scale": Case(
+        lambda **kw: layers.StarReLU((0.5, 0.25), learn_bias=False, **kw),
+        trainable=1,
+        frozen=1,
+        reference=_star_relu,
+    ),
+    "StarReLU-fixed": Case(
+        lambda **kw: layers.StarReLU(learn_scale=False, learn_bias=False, **kw),
+        frozen=2,
+        reference=_star_relu,
+    ),
+    "SquaredReLU": Case(
+        layers.SquaredReLU, reference=lambda _, x: formulas.squared_relu(x)
+    ),
+    "GELU": Case(layers.GELU, reference=lambda _, x: formulas.gelu(x)),
+    "GELU-tanh": Case(
+        lambda **kw: layers.GELU(approximate=True, **kw),
+        reference=lambda _, x: formulas.gelu_tanh(x),
+    ),
+    "ResScale": Case(layers.ResScale, trainable=1, reference=_channel_scale),
+    "LayerScale": Case(
+        lambda **kw: layers.LayerScale(0.5, **kw),
+        trainable=1,
+        reference=_channel_scale,
+    ),
+    # Nothing is dropped outside training; training has tests of its own.
+    "StochasticDepth": Case(
+        lambda **kw: layers.StochasticDepth(0.25, seed=1, **kw),
+        reference=lambda _, x: x,
+    ),
+    "IdentityMixer": Case(layers.IdentityMixer, reference=lambda _, x: x),
+    "PoolingMixer": Case(
+        layers.PoolingMixer, reference=lambda _, x: formulas.pooling_mixer(x)
+    ),
+    "PoolingMixer-5": Case(
+        lambda **kw: layers.PoolingMixer(5, **kw),
+        reference=lambda _, x: formulas.pooling_mixer(x, 5),
+    ),
+    "RandomMixer": Case(
+        lambda **kw: layers.RandomMixer(seed=3, **kw),
+        frozen=1,
+        reference=lambda layer, x: formulas.random_mixer(
+            x, to_numpy(layer.random_matrix).astype("float64")
+        ),
+    ),
+    "DepthwiseConvolution": Case(
+        lambda **kw: layers.DepthwiseConvolution(5, **kw),
+        trainable=1,
+        reference=_depthwise,
+    ),
+    "DepthwiseConvolution-strided": Case(
+        lambda **kw: layers.DepthwiseConvolution(3, 2, 2, use_bias=True, **kw),
+        trainable=2,
+        output_shape=(2, 3, 2, 16),
+        reference=_depthwise,
+    ),
+    "SeparableConvolutionMixer": Case(
+        lambda **kw: layers.SeparableConvolutionMixer(3, **kw),
+        trainable=5,
+        reference=_separable,
+    ),
+    "SeparableConvolutionMixer-biased": Case(
+        lambda **kw: layers.SeparableConvolutionMixer(
+            3, 3, activation="gelu", use_bias=True, **kw
+        ),
+        trainable=6,
+        reference=_separable,
+    ),
+    "SelfAttentionMixer": Case(
+        lambda **kw: layers.SelfAttentionMixer(4, **kw),
+        trainable=2,
+        reference=_attention,
+    ),
+    "SelfAttentionMixer-biased": Case(
+        lambda **kw: layers.SelfAttentionMixer(8, use_bias=True, **kw),
+        trainable=4,
+        reference=_attention,
+    ),
+    "MetaMixer": Case(
+        lambda dtype=None, **kw: layers.MetaMixer(
+            keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            layers.DepthwiseConvolution(3, dtype=dtype),
+            layers.GELU(dtype=dtype),
+            layers.DepthwiseConvolution(3, dtype=dtype),
+            dtype=dtype,
+            **kw,
+        ),
+        trainable=3,
+        reference=lambda layer, x: _depthwise(
+            layer.aggregation,
+            formulas.gelu(_depthwise(layer.interaction, x @ _kernel(layer.query))),
+        ),
+    ),
+    "Affine": Case(layers.Affine, trainable=2, reference=_affine),
+    "TokenLinear": Case(
+        lambda **kw: layers.TokenLinear(3, **kw),
+        trainable=2,
+        input_shape=(2, 5, 8),
+        output_shape=(2, 3, 8),
+        reference=_token_linear,
+    ),
+    "CrossPatchLinear": Case(
+        layers.CrossPatchLinear,
+        trainable=2,
+        reference=lambda layer, x: _token_linear(layer.linear, _tokens(x)).reshape(
+            x.shape
+        ),
+    ),
+    "TokenMLP": Case(layers.TokenMLP, trainable=4, reference=_token_mlp),
+    "SpatialGatingUnit": Case(
+        layers.SpatialGatingUnit,
+        trainable=4,
+        output_shape=(2, 5, 4, 4),
+        reference=_gate,
+    ),
+    "GatedMLP": Case(layers.GatedMLP, trainable=8, reference=_gated_mlp),
+    "SqueezeExcitation": Case(
+        layers.SqueezeExcitation, trainable=4, reference=_squeeze
+    ),
+    "BatchNormalized": Case(
+        lambda dtype=None, **kw: layers.BatchNormalized(
+            keras.layers.Dense(4, use_bias=False, dtype=dtype), dtype=dtype, **kw
+        ),
+        trainable=3,
+        frozen=2,
+        output_shape=(2, 5, 4, 4),
+        reference=_normalized_dense,
+    ),
+    "BatchNormalizedSkip": Case(
+        layers.BatchNormalizedSkip,
+        trainable=3,
+        frozen=2,
+        reference=lambda layer, x: (
+            x + _batch_norm(layer.norm, x) @ _kernel(layer.linear)
+        ),
+    ),
+    "ReparameterizableDepthwise": Case(
+        lambda **kw: layers.ReparameterizableDepthwise(3, 2, 2, **kw),
+        trainable=6,
+        frozen=4,
+        output_shape=(2, 3, 2, 16),
+        reference=_branches,
+    ),
+    "FFNifiedAttention": Case(
+        lambda **kw: layers.FFNifiedAttention(3, **kw),
+        trainable=7,
+        frozen=2,
+        reference=_ffnified,
+    ),
+    "ConvNeXtChannelMixer": Case(
+        lambda **kw: layers.ConvNeXtChannelMixer(3, 2, **kw),
+        trainable=7,
+        frozen=2,
+        reference=_convnext,
+    ),
+    "ConvNeXtChannelMixer-branched": Case(
+        lambda **kw: layers.ConvNeXtChannelMixer(7, 2, **kw),
+        trainable=10,
+        frozen=4,
+        reference=_convnext,
+    ),
+}
+#: These take two inputs: they are checked inside the mixer that they are parts of.
+PARTS_OF_ATTENTION = ("ScaledDotProduct", "WeightedSum")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layer(name, tmp_path):
+    case = CASES[name]
+    run_layer_test(
+        case.make,
+        case.input_shape,
+        tmp_path,
+        trainable=case.trainable,
+        frozen=case.frozen,
+        output_shape=case.output_shape,
+        reference=case.reference,
+    )
+
+
+def test_self_attention_as_a_meta_mixer(tmp_path):
+    def make(dtype=None, **kwargs):
+        with_policy = keras.config.dtype_policy()
+        try:
+            if dtype is not None:
+                keras.config.set_dtype_policy(dtype)
+            return layers.MetaMixer.self_attention(8, head_dim=4, **kwargs)
+        finally:
+            keras.config.set_dtype_policy(with_policy)
+
+    run_layer_test(make, MAP, tmp_path, trainable=4, reference=_meta_attention)
+
+
+@pytest.mark.backend_independent
+def test_every_public_layer_is_checked():
+    checked = {name.split("-")[0] for name in CASES} | set(PARTS_OF_ATTENTION)
+    assert checked == set(layers.__all__)

@@ -1,0 +1,222 @@
+"""Loopback servers with the faults of real networks, and child processes to kill."""
+
+import hashlib
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import unquote
+
+import keras_metaformer.weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with one GET once `after` bytes of its body are sent."""
+
+    after: int
+    how: Literal["close", "reset", "stall"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Replaces every answer for a path."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+
+
+class Server:
+    """Serves `files` with ranges, and those under `/ORG/REPO/resolve/` as the hub does.
+
+    Attributes:
+        files: Path to content. Hub files are held under `/ORG/REPO/resolve/main/PATH`.
+        answers: Path to a fixed answer instead.
+        faults: Each GET of a file takes the first of them.
+        requests: What was asked so far, but for the hub's own statistics (`/api`).
+        wrong_hash: Whether the hub names a hash that is not its file's.
+        stalled: Set once a GET has come to its "stall".
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers: dict[str, Answer] = {}
+        self.faults: list[Fault] = []
+        self.requests: list[Request] = []
+        self.wrong_hash = False
+        self.stalled = threading.Event()
+        self.released = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.address = f"http://127.0.0.1:{self._http.server_port}"
+
+    def url(self, path: str) -> str:
+        return self.address + path
+
+    def methods(self) -> list[str]:
+        return [request.method for request in self.requests]
+
+    def ranges(self) -> list[str | None]:
+        """The Range header of every GET."""
+        return [r.headers.get("range") for r in self.requests if r.method == "GET"]
+
+    @contextmanager
+    def running(self) -> Iterator["Server"]:
+        thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.released.set()
+            self._http.shutdown()
+            self._http.server_close()
+            thread.join()
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = 60
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self._answer()
+
+            def do_GET(self) -> None:
+                self._answer()
+
+            def _answer(self) -> None:
+                path = unquote(self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                if not path.startswith("/api/"):
+                    server.requests.append(Request(self.command, path, headers))
+                if path in server.answers:
+                    answer = server.answers[path]
+                    self._send(answer.status, dict(answer.headers), answer.body)
+                elif path not in server.files:
+                    self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
+                elif "/resolve/" in path and self.command == "HEAD":
+                    self._point_to_content(path)
+                else:
+                    self._send_file(server.files[path], headers)
+
+            def _point_to_content(self, path: str) -> None:
+                """The hub keeps large files on another host and redirects there."""
+                content = server.files[path]
+                elsewhere = "/content" + path.replace("/resolve/", "/")
+                server.files[elsewhere] = content
+                digest = hashlib.sha256(content + b"x" * server.wrong_hash).hexdigest()
+                self._send(
+                    302,
+                    {
+                        "X-Repo-Commit": COMMIT,
+                        "X-Linked-Etag": f'"{digest}"',
+                        "X-Linked-Size": str(len(content)),
+                        "Location": server.url(elsewhere).replace(
+                            "127.0.0.1", "localhost"
+                        ),
+                    },
+                    b"",
+                )
+
+            def _send_file(self, content: bytes, asked: dict[str, str]) -> None:
+                etag = f'"{hashlib.sha256(content).hexdigest()}"'
+                headers = {"ETag": etag, "Content-Type": "application/octet-stream"}
+                status, start = 200, 0
+                match = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
+                if match and asked.get("if-range", etag) == etag:
+                    status, start = 206, int(match[1])
+                    if start >= len(content):
+                        self._send(416, {}, b"")
+                        return
+                    end = len(content) - 1
+                    headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
+                fault = server.faults.pop(0) if server.faults else None
+                self._send(status, headers, content[start:], fault)
+
+            def _send(
+                self,
+                status: int,
+                headers: dict[str, str],
+                body: bytes,
+                fault: Fault | None = None,
+            ) -> None:
+                self.send_response(status)
+                for name, value in {
+                    "Content-Length": str(len(body)),
+                    **headers,
+                }.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command == "HEAD":
+                    return
+                self.wfile.write(body if fault is None else body[: fault.after])
+                self.wfile.flush()
+                if fault is None:
+                    return
+                if fault.how == "stall":
+                    server.stalled.set()
+                    server.released.wait(60)
+                elif fault.how == "reset":
+                    # Closing a socket that lingers for 0 seconds sends a reset.
+                    linger = struct.pack("ii", 1, 0)
+                    self.connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, linger
+                    )
+                    self.rfile.close()
+                    self.connection.close()
+                self.close_connection = True
+
+        return Handler
+
+
+def closed_address() -> str:
+    """An address of this machine at which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+# The packages without running their __init__: the children need no model, no Keras.
+_PRELUDE = """
+import importlib.util, sys
+for name, path in (("keras_metaformer", {root!r}),
+                   ("keras_metaformer.weights", {root!r} + "/weights")):
+    spec = importlib.util.spec_from_file_location(
+        name, path + "/__init__.py", submodule_search_locations=[path]
+    )
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+"""
+
+
+def start_child(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """Starts another Python that runs `script` with `arguments` in `sys.argv`."""
+    root = str(Path(keras_metaformer.weights.__path__[0]).parent)
+    code = _PRELUDE.format(root=root) + script
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
