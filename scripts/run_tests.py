@@ -1,11 +1,12 @@
 """Runs pytest once per backend, each in a process of its own, two at a time.
 
 Lines are passed on as they come, marked with the backend. All backends run even
-if one fails. At the end pytest's closing line of each is repeated.
+if one fails. At the end the failures of each and pytest's closing line are repeated.
 """
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,12 +16,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("tensorflow", "jax", "torch")
 _print_lock = threading.Lock()
+# pytest's closing line, as in "== 3 passed, 1 skipped in 0.02s ==".
+_CLOSING_LINE = re.compile(r"=+ .*\b(passed|failed|error|errors|deselected|ran)\b.* =+")
 
 
 def run(
     backend: str, selection: str, jobs: int, pytest_arguments: list[str]
-) -> tuple[int, str]:
-    """Returns the exit status and the last line that pytest printed."""
+) -> tuple[int, list[str]]:
+    """Returns the exit status and pytest's lines on failures and its closing line."""
     command = [sys.executable, "-m", "pytest", "-m", selection, *pytest_arguments]
     environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONUNBUFFERED": "1"}
     if jobs > 1:
@@ -38,12 +41,13 @@ def run(
         errors="replace",
     )
     assert process.stdout is not None
-    last_line = ""
+    summary: list[str] = []
     for line in process.stdout:
-        last_line = line.rstrip() or last_line
+        if line.startswith(("FAILED ", "ERROR ")) or _CLOSING_LINE.match(line):
+            summary.append(line.rstrip())
         with _print_lock:
             print(f"[{backend}] {line.rstrip()}", flush=True)
-    return process.wait(), last_line
+    return process.wait(), summary
 
 
 def main() -> int:
@@ -70,9 +74,9 @@ def main() -> int:
             )
         )
 
-    for backend, (status, last_line) in zip(arguments.backends, results, strict=True):
+    for backend, (status, summary) in zip(arguments.backends, results, strict=True):
         outcome = "passed" if status == 0 else f"failed, exit status {status}"
-        print(f"\n{backend}: {outcome}\n{last_line}")
+        print("", f"{backend}: {outcome}", *summary, sep="\n")
     return int(any(status != 0 for status, _ in results))
 
 

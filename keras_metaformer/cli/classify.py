@@ -153,9 +153,9 @@ def _print(results: list[dict[str, Any]]) -> None:
                 err=True,
             )
             continue
+        # Not as the table's title, which is wrapped to the table's width.
+        typer.echo(result["image"])
         rows = table("Class", "Probability", numbers=("Probability",))
-        rows.title = result["image"]
-        rows.title_justify = "left"
         for entry in result["classes"]:
             rows.add_row(entry["name"].replace("_", " "), f"{entry['probability']:.1%}")
         print_rich(rows)
