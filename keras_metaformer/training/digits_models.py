@@ -102,7 +102,7 @@ FAMILIES: dict[str, tuple[str, Callable[..., keras.Model]]] = {
             norm="group_norm",
             residual_scaling="layer",
             # From the family's own 1e-5 so short a training gets nowhere near one.
-            layer_scale_initial_value=0.1,
+            layer_scale_initial_value=0.3,
             use_bias=True,
             downsampling_norm="identity",
             output_norm="group_norm",
