@@ -2,7 +2,8 @@
 # make test      the tests, once on each backend (BACKENDS="jax" for some of them)
 # make test-all  with the long ones
 # make lint      formatting, lint, types
-# make clean     the environment and everything built
+# make peers     an environment with timm, for `keras-metaformer benchmark`
+# make clean     the environments and everything built
 
 PYTHON ?= python3
 BACKENDS ?= tensorflow jax torch
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 # The environment is set up anew whenever what it is made from changes.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint peers clean
 
 demo: $(STAMP)
 	$(BIN)/keras-metaformer demo --output demo_output
@@ -31,8 +32,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+peers:
+	$(PYTHON) benchmarks/make_peers.py
+
 clean:
-	rm -rf $(VENV) build dist demo_output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist demo_output .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
