@@ -8,6 +8,7 @@ from keras_metaformer.cli.convert import convert
 from keras_metaformer.cli.demo import demo
 from keras_metaformer.cli.export import export
 from keras_metaformer.cli.listing import list_command
+from keras_metaformer.cli.web import web
 
 app = typer.Typer(
     name="keras-metaformer",
@@ -28,6 +29,7 @@ app.command("classify")(classify)
 app.command("convert")(convert)
 app.command("demo")(demo)
 app.command("export")(export)
+app.command("web")(web)
 app.add_typer(weights.app, name="weights")
 
 

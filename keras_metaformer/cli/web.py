@@ -1,0 +1,103 @@
+"""`keras-metaformer web`: a page that runs a model in the browser."""
+
+import errno
+import ipaddress
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
+
+
+def web(
+    model: Annotated[
+        list[Path],
+        typer.Option(
+            help="A .tflite file of `keras-metaformer export`; may be repeated."
+        ),
+    ],
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; as a rule this computer only.")
+    ] = "127.0.0.1",
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.")
+    ] = False,
+) -> None:
+    """Serve a page that classifies photographs and the camera's picture.
+
+    The model runs in the browser, on WebAssembly or WebGPU: no picture leaves the
+    device. After its first load the page works without a network. Ctrl-C ends it.
+
+    Examples:
+
+        keras-metaformer web --model caformer.tflite --open
+
+        keras-metaformer web --model float32.tflite --model int8.tflite --port 8080
+    """
+    from keras_metaformer.cli.web_server import PageMissingError, PageServer
+
+    for path in model:
+        _check(path)
+    try:
+        server = PageServer(host, port, model)
+    except PageMissingError as error:
+        stop(error, FAILED)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            stop(
+                f"Port {port} is in use. Choose another one with --port, or any that "
+                "is free with --port 0",
+                FAILED,
+            )
+        stop(f"{host} port {port} cannot be listened on: {error}", FAILED)
+    typer.echo(f"The page is at {server.url} (Ctrl-C ends it)")
+    if not _is_this_computer(host):
+        typer.echo(
+            "From other computers browsers give the camera, WebGPU, threads and use "
+            "without a network to https pages only: put a proxy with https before it."
+        )
+    if open_page:
+        webbrowser.open(server.url)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            typer.echo()
+
+
+def _check(path: Path) -> None:
+    """End the program if the page could not give photographs to the model."""
+    from keras_metaformer.export import LiteRTModel, ModelFileError
+
+    try:
+        model = LiteRTModel(path)
+    except ModelFileError as error:
+        stop(error, WEIGHTS)
+    except ImportError as error:
+        stop(error, FAILED)
+    height, width, channels = model.input_shape
+    if height != width or channels != 3:
+        stop(
+            "The page needs a model of square RGB images. "
+            f"Received: input_shape={model.input_shape} in {str(path)!r}",
+            USAGE,
+        )
+    if not model.takes_pixels:
+        stop(
+            "The page needs a model that takes pixels 0..255, and the file does not "
+            "say that it does: export it with include_preprocessing=True, or with "
+            f"mean and std. Received: {str(path)!r}",
+            USAGE,
+        )
+
+
+def _is_this_computer(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

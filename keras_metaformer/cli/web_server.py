@@ -1,0 +1,211 @@
+"""The server behind `keras-metaformer web`: the page, LiteRT.js and the models."""
+
+import email.utils
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+#: Below a path of its own, so that the service worker, which outlives this server,
+#: has no say in what else is served on the same port some day.
+BASE = "/metaformer/"
+#: The page stands beside the package in the repository.
+APPLICATION = Path(__file__).resolve().parents[2] / "applications" / "web"
+_RUNTIME = Path("node_modules", "@litertjs", "core", "wasm")
+_WORKER = Path("build", "worker.js")
+
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".jpg": "image/jpeg",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/json",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+    ".tflite": "application/octet-stream",
+    ".txt": "text/plain; charset=utf-8",
+    ".wasm": "application/wasm",
+}
+_HEADERS = {
+    # These two make the page "cross-origin isolated", which WebAssembly's threads need.
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    # The browser itself sees to it that no photograph leaves the page.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; "
+        "connect-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    # Asked for anew each time, and answered with 304 if nothing changed.
+    "Cache-Control": "no-cache",
+}
+
+
+class PageMissingError(RuntimeError):
+    """The page or its JavaScript is not installed."""
+
+
+def page_files(application: Path = APPLICATION) -> dict[str, Path]:
+    """What the page consists of, by path below `BASE`.
+
+    Args:
+        application: the directory `applications/web` of the repository.
+
+    Raises:
+        PageMissingError: if the page, or what npm installs for it, is not there.
+    """
+    page = application / "page"
+    if not (page / "index.html").is_file():
+        raise PageMissingError(
+            "The page is part of the repository, not of the installed package: clone "
+            "the repository and install it from there (pip install -e .). "
+            f"Received: no {str(page / 'index.html')!r}"
+        )
+    worker, runtime = application / _WORKER, application / _RUNTIME
+    for needed in (worker, runtime / "litert_wasm_internal.wasm"):
+        if not needed.is_file():
+            raise PageMissingError(
+                "The page's JavaScript is not installed. This does it, with Node.js 18 "
+                f"or newer: npm ci --prefix {os.path.relpath(application)}\n"
+                f"Received: no {str(needed)!r}"
+            )
+    files = {
+        path.relative_to(page).as_posix(): path
+        for path in sorted(page.rglob("*"))
+        if path.is_file()
+    }
+    files[""] = files.pop("index.html")
+    files["build/worker.js"] = worker
+    for path in sorted(runtime.iterdir()):
+        files[f"litert/{path.name}"] = path
+    return files
+
+
+class PageServer(ThreadingHTTPServer):
+    """Serves the page and models; nothing else can be asked for.
+
+    Args:
+        host: name or address to listen on.
+        port: port, or 0 for any that is free.
+        models: .tflite files, the first of which the page loads.
+        application: the directory `applications/web` of the repository.
+
+    Raises:
+        OSError: if the address cannot be listened on.
+        PageMissingError: if the page is not installed.
+    """
+
+    daemon_threads = True
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        models: Sequence[Path],
+        application: Path = APPLICATION,
+    ) -> None:
+        files = page_files(application)
+        listed = []
+        for index, model in enumerate(models):
+            url = f"models/{index}/{model.name}"
+            files[url] = model
+            listed.append({"name": model.name, "url": quote(url)})
+        self.files = files
+        self.models_json = json.dumps(listed).encode()
+        self.address_family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[
+            0
+        ][0]
+        super().__init__((host, port), _Handler)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host, port = self.server_address[:2]
+        host = host.decode() if isinstance(host, bytes | bytearray) else str(host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}{BASE}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"  # keeps connections
+    timeout = 60  # of a connection on which nothing comes
+    server_version = "keras-metaformer"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def _answer(self, with_body: bool) -> None:
+        assert isinstance(self.server, PageServer)
+        path = unquote(urlsplit(self.path).path)
+        if path in ("/", BASE.rstrip("/")):
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", BASE)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        name = path.removeprefix(BASE) if path.startswith(BASE) else None
+        if name == "models.json":
+            self._send_bytes(self.server.models_json, with_body)
+        elif name in self.server.files:
+            self._send_file(self.server.files[name], with_body)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    def _send_bytes(self, content: bytes, with_body: bool) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", _TYPES[".json"])
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+    def _send_file(self, path: Path, with_body: bool) -> None:
+        try:
+            stream = path.open("rb")
+        except OSError:
+            self.send_error(HTTPStatus.NOT_FOUND)  # gone since the start
+            return
+        with stream:
+            about = os.fstat(stream.fileno())
+            tag = f'"{about.st_mtime_ns:x}-{about.st_size:x}"'
+            if tag in re.findall(r'"[^"]*"', self.headers.get("If-None-Match", "")):
+                self.send_response(HTTPStatus.NOT_MODIFIED)
+                self.send_header("ETag", tag)
+                self.end_headers()
+                return
+            kind = _TYPES.get(path.suffix, "application/octet-stream")
+            self.send_response(HTTPStatus.OK)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(about.st_size))
+            self.send_header("Last-Modified", email.utils.formatdate(about.st_mtime))
+            self.send_header("ETag", tag)
+            self.end_headers()
+            if with_body:
+                shutil.copyfileobj(stream, self.wfile, 1 << 20)
+
+    def end_headers(self) -> None:
+        for name, value in _HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def handle(self) -> None:
+        try:
+            super().handle()
+        except (ConnectionError, TimeoutError):
+            self.close_connection = True  # the browser went away
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing of what went well; errors come through `log_error`."""
