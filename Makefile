@@ -2,11 +2,13 @@
 # make test      the tests, once on each backend (BACKENDS="jax" for some of them)
 # make test-all  with the long ones
 # make lint      formatting, lint, types
+# make web       the page in the browser, with the demo's model (or MODEL=file.tflite)
 # make peers     an environment with timm, for `keras-metaformer benchmark`
 # make clean     the environments and everything built
 
 PYTHON ?= python3
 BACKENDS ?= tensorflow jax torch
+MODEL ?= demo_output/digits.tflite
 
 # TensorFlow's warnings and errors, but not what it says at every start.
 export TF_CPP_MIN_LOG_LEVEL ?= 1
@@ -16,7 +18,11 @@ BIN := $(VENV)/bin
 # The environment is set up anew whenever what it is made from changes.
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint peers clean
+# What npm makes of applications/web.
+PAGE := applications/web/build/worker.js
+MODULES := applications/web/node_modules/.package-lock.json
+
+.PHONY: demo test test-all lint web page peers clean
 
 demo: $(STAMP)
 	$(BIN)/keras-metaformer demo --output demo_output
@@ -32,11 +38,26 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+web: $(STAMP) $(PAGE) $(MODEL)
+	$(BIN)/keras-metaformer web --model $(MODEL)
+
+page: $(PAGE)
+
+$(PAGE): $(MODULES) $(addprefix applications/web/page/,worker.js model_file.js resize.js)
+	npm run build --silent --prefix applications/web
+
+# No package's own scripts are needed.
+$(MODULES): applications/web/package-lock.json
+	npm ci --ignore-scripts --silent --prefix applications/web
+
+demo_output/digits.tflite:
+	$(MAKE) demo
+
 peers:
 	$(PYTHON) benchmarks/make_peers.py
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist demo_output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist applications/web/build applications/web/node_modules demo_output .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'

@@ -18,6 +18,8 @@ const percent = new Intl.NumberFormat("en", {
 /** The models that can be chosen: name, and where the file is or the file itself. */
 const models = [];
 let classifier = null;
+/** The file that `classifier` came from, and what it runs on. */
+let inUse = null;
 /** The picture on show, to be classified again by another model. */
 let picture = null;
 let cameraStream = null;
@@ -44,7 +46,6 @@ function addModel(name, source) {
   models.push({ name, source });
   modelChoice.append(new Option(name, String(models.length - 1)));
   modelChoice.disabled = false;
-  return models.length - 1;
 }
 
 function accelerator() {
@@ -52,15 +53,15 @@ function accelerator() {
 }
 
 /** Load a model; if that fails, all stays as it was. */
-function useModel(index, kind = accelerator()) {
-  const { name, source } = models[index];
+function useModel(name, source, kind = accelerator()) {
   return inTurn(async () => {
     element("about").textContent = `Loading ${name} …`;
     try {
       const next = await Classifier.load(source, kind);
       classifier?.close();
       classifier = next;
-      classifier.choice = { index, kind };
+      inUse = { source, kind };
+      if (!models.some((model) => model.source === source)) addModel(name, source);
       hideError();
       localStorage.setItem("accelerator", kind);
     } catch (error) {
@@ -68,8 +69,13 @@ function useModel(index, kind = accelerator()) {
     } finally {
       showModel();
     }
-    if (picture) await classifyPicture();
+    if (picture && !cameraStream) await classifyPicture();
   });
+}
+
+function useChosenModel() {
+  const { name, source } = models[Number(modelChoice.value)];
+  return useModel(name, source);
 }
 
 function showModel() {
@@ -77,19 +83,19 @@ function showModel() {
     element("about").textContent = "No model is loaded.";
     return;
   }
-  const { index, kind } = classifier.choice;
+  const { source, kind } = inUse;
   const { input, output, labels, size, threads } = classifier.model;
-  modelChoice.value = String(index);
+  modelChoice.value = String(models.findIndex((model) => model.source === source));
   for (const radio of document.querySelectorAll("input[name=accelerator]")) {
     radio.checked = radio.value === kind;
   }
-  const where = { wasm: `CPU, ${threads} thread${threads > 1 ? "s" : ""}`, webgpu: "GPU" };
-  element("about").textContent = [
+  const facts = [
     `${output.shape.at(-1)} classes${labels ? "" : " without names"}`,
-    `${input.shape[2]} × ${input.shape[1]} pixels`,
+    `${input.shape[2]}×${input.shape[1]} pixels`,
     `${(size / 1e6).toFixed(1)} MB`,
-    where[kind],
-  ].join(" · ");
+  ];
+  if (kind === "wasm") facts.push(`${threads} thread${threads > 1 ? "s" : ""}`);
+  element("about").textContent = facts.join(" · ");
 }
 
 // Pictures ----------------------------------------------------------------------------
@@ -154,7 +160,7 @@ async function startCamera() {
         ? "It was not allowed."
         : error.name === "NotFoundError"
           ? "There is none."
-          : error.message;
+          : `${error.name}: ${error.message}`;
     showError(`The camera cannot be used. ${reason}`);
     return;
   }
@@ -214,6 +220,7 @@ function showResult({ classes, gives, milliseconds }) {
     number.value = String(probability);
     bar.firstChild.style.inlineSize = `${100 * probability}%`;
   });
+  list.hidden = false;
   element("empty").hidden = true;
   const latency = element("latency");
   latency.hidden = false;
@@ -248,7 +255,7 @@ function hideError() {
 
 function takeFile(file) {
   if (!file) return;
-  if (file.name.endsWith(".tflite")) useModel(addModel(file.name, file));
+  if (file.name.endsWith(".tflite")) useModel(file.name, file);
   else usePicture(file, file.name);
 }
 
@@ -268,10 +275,9 @@ cameraButton.addEventListener("click", () => {
   else startCamera();
 });
 
-modelChoice.addEventListener("change", () => useModel(Number(modelChoice.value)));
-
+modelChoice.addEventListener("change", useChosenModel);
 element("accelerator").addEventListener("change", () => {
-  if (models.length) useModel(Number(modelChoice.value));
+  if (models.length) useChosenModel();
 });
 
 addEventListener("dragover", (event) => {
@@ -293,7 +299,7 @@ async function start() {
   const gpu = await navigator.gpu?.requestAdapter();
   const [cpuRadio, gpuRadio] = document.querySelectorAll("input[name=accelerator]");
   gpuRadio.disabled = !gpu;
-  if (!gpu) gpuRadio.parentElement.title = "This browser has no WebGPU here.";
+  element("no-gpu").hidden = Boolean(gpu);
   const kept = localStorage.getItem("accelerator");
   // A fallback adapter computes on the CPU, slower than WebAssembly.
   const useGpu = gpu && (kept ? kept === "webgpu" : !gpu.info?.isFallbackAdapter);
@@ -307,7 +313,7 @@ async function start() {
     showError("The server’s list of models could not be fetched.");
   }
   for (const { name, url } of listed) addModel(name, new URL(url, document.baseURI).href);
-  if (listed.length) await useModel(0);
+  if (listed.length) await useChosenModel();
   else inTurn(showModel);
   element("offline").hidden = !navigator.serviceWorker?.controller;
 }

@@ -1,0 +1,259 @@
+"""The command `keras-metaformer web` and its server."""
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import pytest
+from typer.testing import CliRunner
+
+from keras_metaformer.cli import app, web_server
+from keras_metaformer.cli.web_server import (
+    APPLICATION,
+    PageMissingError,
+    PageServer,
+    page_files,
+)
+from keras_metaformer.export import to_litert
+
+pytestmark = pytest.mark.backend_independent
+
+
+@pytest.fixture
+def application(tmp_path):
+    """The page with stand-ins for what npm installs."""
+    folder = tmp_path / "application"
+    shutil.copytree(APPLICATION / "page", folder / "page")
+    runtime = folder / "node_modules/@litertjs/core/wasm"
+    runtime.mkdir(parents=True)
+    (folder / "build").mkdir()
+    (folder / "build/worker.js").write_text("// the worker")
+    for name in ("litert_wasm_internal.wasm", "litert_wasm_internal.js"):
+        (runtime / name).write_bytes(b"\0asm")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return _exported(tmp_path_factory.mktemp("model") / "a model.tflite")
+
+
+def _exported(path, size=(4, 4, 3), **options):
+    image = keras.Input(size)
+    pixels = keras.layers.Rescaling(1 / 255)(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(pixels)
+    keras_model = keras.Model(image, keras.layers.Dense(2)(pooled))
+    if not options.pop("preprocessing", True):
+        keras_model = keras.Sequential(
+            [keras.Input(size), keras.layers.Flatten(), keras.layers.Dense(2)]
+        )
+    quick = {"check_gpu": False, "latency_runs": 0, "verbose": False}
+    to_litert(keras_model, path, **quick, **options)
+    return path
+
+
+@contextlib.contextmanager
+def _serving(*models, application, host="127.0.0.1"):
+    server = PageServer(host, 0, models, application)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    connection = http.client.HTTPConnection(host, server.server_address[1], timeout=30)
+    try:
+        yield server, connection
+    finally:
+        connection.close()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _get(connection, path, method="GET", **headers):
+    connection.request(method, path, headers=headers)
+    response = connection.getresponse()
+    return response, response.read()
+
+
+def test_what_is_served(application, model):
+    with _serving(model, application=application) as (server, connection):
+        response, _ = _get(connection, "/")
+        assert (response.status, response.headers["Location"]) == (302, "/metaformer/")
+        assert server.url.endswith("/metaformer/")
+        response, content = _get(connection, "/metaformer/models.json")
+        (listed,) = json.loads(content)
+        assert listed == {"name": "a model.tflite", "url": "models/0/a%20model.tflite"}
+        page, runtime = application / "page", application / "node_modules/@litertjs"
+        for path, file, kind in [
+            ("", page / "index.html", "text/html; charset=utf-8"),
+            ("app.js", page / "app.js", "text/javascript; charset=utf-8"),
+            ("style.css", page / "style.css", "text/css; charset=utf-8"),
+            ("icon.svg", page / "icon.svg", "image/svg+xml"),
+            ("samples/cat.jpg", page / "samples/cat.jpg", "image/jpeg"),
+            ("samples/digit.png", page / "samples/digit.png", "image/png"),
+            (
+                "build/worker.js",
+                application / "build/worker.js",
+                "text/javascript; charset=utf-8",
+            ),
+            (
+                "litert/litert_wasm_internal.wasm",
+                runtime / "core/wasm/litert_wasm_internal.wasm",
+                "application/wasm",
+            ),
+            (listed["url"], model, "application/octet-stream"),
+        ]:
+            response, content = _get(connection, f"/metaformer/{path}?query=1")
+            assert response.status == 200
+            assert content == file.read_bytes()
+            assert response.headers["Content-Type"] == kind
+            assert response.headers["Content-Length"] == str(len(content))
+            # Threads in WebAssembly need these two.
+            assert response.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+            assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+            assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            response, content = _get(connection, f"/metaformer/{path}", method="HEAD")
+            assert (response.status, content) == (200, b"")
+
+
+def test_unchanged_files_are_not_sent_again(application, model):
+    path = "/metaformer/models/0/a%20model.tflite"
+    with _serving(model, application=application) as (_, connection):
+        response, _ = _get(connection, path)
+        tag = response.headers["ETag"]
+        assert response.headers["Cache-Control"] == "no-cache"
+        response, content = _get(connection, path, **{"If-None-Match": f'"x", {tag}'})
+        assert (response.status, content) == (304, b"")
+        os.utime(model, ns=(1, 1))
+        response, content = _get(connection, path, **{"If-None-Match": tag})
+        assert (response.status, content) == (200, model.read_bytes())
+        # A server may answer a part's request with the whole.
+        response, content = _get(connection, path, Range="bytes=0-3")
+        assert (response.status, content) == (200, model.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/metaformer/none.js",
+        "/metaformer/../../../pyproject.toml",
+        "/metaformer/%2e%2e/package.json",
+        "/metaformer/..%2fpackage.json",
+        "/metaformer//etc/passwd",
+        "/metaformer/models/1/a%20model.tflite",
+        "/metaformer/index.html%00",
+        "/models.json",
+        "/app.js",
+    ],
+)
+def test_nothing_else_is_served(path, application, model):
+    with _serving(model, application=application) as (_, connection):
+        response, content = _get(connection, path)
+        assert response.status == 404
+        assert b"keras" not in content.lower()
+        assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        response, _ = _get(connection, "/metaformer/", method="POST")
+        assert response.status == 501
+    with _serving(model, application=application) as (_, connection):
+        (application / "page/app.js").unlink()
+        response, _ = _get(connection, "/metaformer/app.js")
+        assert response.status == 404
+
+
+def test_the_service_worker_keeps_files_that_exist():
+    """One missing file in its list would make it fail as a whole."""
+    text = (APPLICATION / "page/service_worker.js").read_text()
+    listed = text.split("const PAGE = ")[1].split(";")[0].replace(",\n]", "\n]")
+    kept = set(json.loads(listed)) - {"./", "models.json", "build/worker.js"}
+    page = APPLICATION / "page"
+    files = {p.relative_to(page).as_posix() for p in page.rglob("*.*")}
+    bundled = {"worker.js", "model_file.js", "resize.js"}
+    assert kept == files - bundled - {"index.html", "service_worker.js", "icon.svg"}
+
+
+def test_what_is_not_installed(tmp_path, application):
+    with pytest.raises(PageMissingError, match="clone"):
+        page_files(tmp_path / "site-packages")
+    shutil.rmtree(application / "build")
+    with pytest.raises(PageMissingError, match=r"npm ci --prefix \S*application"):
+        page_files(application)
+
+
+def _web(*arguments):
+    return CliRunner().invoke(app, ["web", *map(str, arguments)])
+
+
+def test_errors_before_anything_is_served(model, tmp_path, monkeypatch):
+    (tmp_path / "empty.tflite").touch()
+    (tmp_path / "text.tflite").write_text("hello, world")
+    (tmp_path / "half.tflite").write_bytes(model.read_bytes()[:900])
+    for name, message in [
+        ("none", "No such file"),
+        ("empty", "empty"),
+        ("text", "TFL3"),
+        ("half", "Received: path="),
+    ]:
+        result = _web("--model", model, "--model", tmp_path / f"{name}.tflite")
+        assert result.exit_code == 3
+        assert message in result.output
+        assert f"{name}.tflite" in result.output
+    oblong = _exported(tmp_path / "oblong.tflite", (4, 6, 3))
+    result = _web("--model", oblong)
+    assert result.exit_code == 2
+    assert "square" in result.output
+    normalised = _exported(tmp_path / "normalised.tflite", preprocessing=False)
+    result = _web("--model", normalised)
+    assert result.exit_code == 2
+    assert "include_preprocessing=True" in result.output
+    assert _web().exit_code == 2
+
+    monkeypatch.setattr(web_server, "page_files", lambda *_: {"": Path()})
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = _web("--model", model, "--port", port)
+    assert result.exit_code == 1
+    assert f"Port {port} is in use" in result.output
+    assert "--port" in result.output
+    result = _web("--model", model, "--host", "host.invalid")
+    assert result.exit_code == 1
+    assert "host.invalid" in result.output
+
+
+def test_the_command(model):
+    """As a process: says where the page is, serves it, ends quietly on Ctrl-C."""
+    try:
+        page_files()
+    except PageMissingError as error:
+        pytest.skip(str(error))
+    program = "from keras_metaformer.cli import main; main()"
+    command = [sys.executable, "-c", program, "web", "--port", "0", "--model", model]
+    with subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        url = line.split()[4]
+        host, port = url.split("/")[2].split(":")
+        assert host == "127.0.0.1"
+        connection = http.client.HTTPConnection(host, int(port), timeout=30)
+        response, content = _get(connection, "/metaformer/")
+        assert response.status == 200
+        assert b"What is in the picture?" in content
+        connection.close()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert "Traceback" not in process.stderr.read()
