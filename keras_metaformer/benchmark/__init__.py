@@ -1,0 +1,1 @@
+"""Speed and memory of our models beside others', measured in turns."""

@@ -1,0 +1,166 @@
+"""Keras models and matrix products, on the backend that KERAS_BACKEND names."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metaformer.benchmark.contender import DTYPES, Case, Job
+from keras_metaformer.benchmark.matrix_products import (
+    matrix_products,
+    products_call,
+    with_gradients,
+)
+from keras_metaformer.benchmark.stock import stock_model
+from keras_metaformer.benchmark.timm_calls import torch_device, torch_memory_and_name
+from keras_metaformer.inference import fold
+from keras_metaformer.models import registry
+
+
+def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | None]:
+    """The call, its peak of device memory, and the device's name.
+
+    Raises:
+        RuntimeError: if the backend has no device of the kind asked for.
+        TypeError: if the model has a layer without a stock form, for `stock` and
+            `roof`.
+    """
+    case, contender = job.case, job.contender
+    memory, name = _memory_and_name(case.device)
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(case.dtype)
+    if contender.kind == "roof":
+        # Only the shapes are wanted: no backend computes anything here.
+        products = matrix_products(stock_model(_our_model(case)), case.batch)
+        if case.mode == "training":
+            products = with_gradients(products)
+        compute = DTYPES[case.dtype]
+        return products_call(products, contender.backend, compute, case.device), memory, name
+    # No device scope: the parent has hidden the devices that are not meant.
+    model = _model(job)
+    make_call_of = _training_call if case.mode == "training" else _inference_call
+    return make_call_of(model, job), memory, name
+
+
+def _our_model(case: Case) -> keras.Model:
+    shape = (case.resolution, case.resolution, 3)
+    return registry.get(case.model).constructor(
+        weights=None, input_shape=shape, classifier_activation=None
+    )
+
+
+def _model(job: Job) -> keras.Model:
+    kind = job.contender.kind
+    if kind == "convnext":
+        size = job.case.resolution
+        return keras.applications.ConvNeXtTiny(
+            weights=None,
+            input_shape=(size, size, 3),
+            include_preprocessing=False,
+            classifier_activation=None,
+        )
+    model = _our_model(job.case)
+    if kind == "stock":
+        return stock_model(model)
+    return fold(model) if "folded" in job.contender.options else model
+
+
+def _images(case: Case) -> Any:
+    """Normal noise, on the device, in the type that the model computes in."""
+    shape = (case.batch, case.resolution, case.resolution, 3)
+    noise = np.random.default_rng(0).normal(size=shape).astype("float32")
+    return keras.ops.convert_to_tensor(noise, DTYPES[case.dtype])
+
+
+def _inference_call(model: keras.Model, job: Job) -> Callable[[], None]:
+    images = _images(job.case)
+    options = job.contender.options
+    if job.contender.backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(jit_compile="xla" in options)
+        def predict(images):
+            return model(images, training=False)
+
+        return lambda: predict(images).numpy()
+    if job.contender.backend == "jax":
+        import jax
+
+        # Arguments, not constants of the compiled program.
+        variables = tuple(
+            [variable.value for variable in variables]
+            for variables in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+            )
+        )
+
+        @jax.jit
+        def predict(trainable, fixed, images):
+            return model.stateless_call(trainable, fixed, images, training=False)[0]
+
+        return lambda: predict(*variables, images).block_until_ready()
+    import torch
+
+    forward: Any = lambda images: model(images, training=False)  # noqa: E731
+    if "compile" in options:
+        forward = torch.compile(forward)
+    wait = torch.cuda.synchronize if images.is_cuda else lambda: None
+
+    def call() -> None:
+        with torch.inference_mode():
+            forward(images)
+        wait()
+
+    return call
+
+
+def _training_call(model: keras.Model, job: Job) -> Callable[[], None]:
+    """One step as `model.fit` makes it; it returns the loss, so it has to wait."""
+    compiled = {"xla", "compile"} & set(job.contender.options)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(1e-4),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **({"jit_compile": True} if compiled else {}),  # else as the model has it
+    )
+    images = _images(job.case)
+    labels = keras.ops.convert_to_tensor(np.arange(job.case.batch) % 1000, "int32")
+
+    def call() -> None:
+        model.train_on_batch(images, labels)
+
+    return call
+
+
+def _memory_and_name(device: str) -> tuple[Callable[[], int | None], str | None]:
+    """A function that gives the peak of the device's memory, and the device's name.
+
+    Raises:
+        RuntimeError: if the backend sees no GPU and one is asked for.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return torch_memory_and_name(torch_device(device))
+    if device == "cpu":
+        return lambda: None, None
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        devices = tf.config.list_physical_devices("GPU")
+        if devices:
+            details = tf.config.experimental.get_device_details(devices[0])
+            return (
+                lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"],
+                details.get("device_name"),
+            )
+    elif backend == "jax":
+        import jax
+
+        gpus = [each for each in jax.devices() if each.platform in ("gpu", "cuda")]
+        if gpus:
+            return (
+                lambda: (gpus[0].memory_stats() or {}).get("peak_bytes_in_use"),
+                gpus[0].device_kind,
+            )
+    raise RuntimeError(f"{backend} sees no GPU. Received: device='gpu'")

@@ -1,0 +1,119 @@
+"""The same models of stock layers: equal outputs, and nothing of ours left in them."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import keras_metaformer as km
+from keras_metaformer.benchmark.matrix_products import matrix_products
+from keras_metaformer.benchmark.stock import Scale, stock_model
+from keras_metaformer.layers import MetaMixer
+from keras_metaformer.models.complexity import count_macs, layer_macs
+from tests.small_models import FAMILIES, build_small
+
+
+def _randomised(model):
+    """Weights that are not all zeros and ones, so that none can be left out unseen."""
+    random = np.random.default_rng(0)
+    for weight in model.weights:
+        if weight.path.startswith("seed_generator"):
+            continue
+        noise = random.uniform(0.5, 1.0, weight.shape) * 0.3
+        value = keras.ops.convert_to_numpy(weight)
+        if "int" not in str(weight.dtype):
+            weight.assign(value + noise.astype("float32") * (1 + np.abs(value)))
+    return model
+
+
+def _same(model, stock):
+    images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:]))
+    images = images.astype("float32")
+    expected, received = (
+        keras.ops.convert_to_numpy(each(images, training=False))
+        for each in (model, stock)
+    )
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(received, expected, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equal_outputs(family):
+    model = build_small(family, classifier_activation=None)
+    model = _randomised(model)
+    stock = stock_model(model)
+    assert stock.count_params() == model.count_params()
+    for layer in stock.layers:
+        module = type(layer).__module__
+        assert module.startswith("keras.") or isinstance(layer, Scale), layer
+    _same(model, stock)
+
+
+def test_self_attention_as_a_metamixer():
+    model = km.MetaFormer(
+        (1,), (16,), lambda: MetaMixer.self_attention(16, 8), input_shape=(32, 32, 3)
+    )
+    _same(model, stock_model(_randomised(model)))
+
+
+def test_stochastic_depth_drops_whole_images_in_training():
+    model = build_small("poolformerv2", fields={"stochastic_depth_rate": 0.5})
+    stock = stock_model(model)
+    dropouts = [
+        layer for layer in stock.layers if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert [layer.noise_shape for layer in dropouts] == [(None, 1, 1, 1)] * len(
+        dropouts
+    )
+    assert len(dropouts) == 6  # three blocks with a rate above 0
+
+
+def test_a_layer_without_a_stock_form():
+    class Mine(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    inputs = keras.layers.Input((8, 8, 3))
+    with pytest.raises(TypeError, match="no stock form"):
+        stock_model(keras.Model(inputs, Mine()(inputs)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_matrix_products_are_those_that_are_counted(family):
+    model = build_small(family)
+    stock = stock_model(model)
+    products = matrix_products(stock, batch=3)
+    expected = count_macs(model) - _depthwise_macs(stock)
+    assert sum(each.macs for each in products) == 3 * expected
+
+
+def _depthwise_macs(stock):
+    """What depthwise convolutions multiply; they are no matrix products."""
+    return sum(
+        math.prod(layer.output.shape[1:]) * layer.kernel_size[0] ** 2
+        for layer in stock.layers
+        if isinstance(layer, keras.layers.DepthwiseConv2D)
+    )
+
+
+def test_a_product_of_each_kind():
+    model = build_small("caformer", input_shape=(64, 64, 3))
+    products = matrix_products(stock_model(model), batch=2)
+    stem = products[0]
+    assert (stem.batch, stem.rows, stem.inner, stem.columns) == (
+        1,
+        2 * 16 * 16,
+        7 * 7 * 3,
+        16,
+    )
+    assert not stem.weight_is_activation
+    attention = [each for each in products if each.weight_is_activation]
+    # Two stages of one block, two products each: 64 and 32 channels in heads of 32.
+    assert [(each.batch, each.rows, each.inner, each.columns) for each in attention] == [
+        (2 * 2, 4 * 4, 32, 4 * 4),
+        (2 * 2, 4 * 4, 4 * 4, 32),
+        (2 * 1, 2 * 2, 32, 2 * 2),
+        (2 * 1, 2 * 2, 2 * 2, 32),
+    ]
+    assert layer_macs(model.layers[1], (1, 64, 64, 3)) == stem.macs // 2
