@@ -3,6 +3,7 @@
 import typer
 
 from keras_metaformer.cli import weights
+from keras_metaformer.cli.benchmark import benchmark
 from keras_metaformer.cli.classify import classify
 from keras_metaformer.cli.convert import convert
 from keras_metaformer.cli.demo import demo
@@ -25,6 +26,7 @@ app = typer.Typer(
     """,
 )
 app.command("list")(list_command)
+app.command("benchmark")(benchmark)
 app.command("classify")(classify)
 app.command("convert")(convert)
 app.command("demo")(demo)

@@ -1,6 +1,7 @@
 """`keras-metaformer classify`: what is on these images?"""
 
 import dataclasses
+import os
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,14 +19,19 @@ from keras_metaformer.cli.output import (
     table,
 )
 
+DEFAULT_MODEL = "CAFormerS18"
+
 
 def classify(
     images: Annotated[
         list[str], typer.Argument(help="Image files, directories or glob patterns.")
     ],
     model: Annotated[
-        str, typer.Option(help="A name of `keras-metaformer list`.")
-    ] = "CAFormerS18",
+        str | None,
+        typer.Option(
+            help="A name of `keras-metaformer list`.", show_default=DEFAULT_MODEL
+        ),
+    ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -37,10 +43,17 @@ def classify(
         int | None,
         typer.Option(min=1, help="Classes of a weights file, if not 1000."),
     ] = None,
+    tflite: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of `keras-metaformer export`, run by LiteRT, with its own "
+            "labels; in place of --model, --weights and --classes."
+        ),
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Name the most probable ImageNet classes of images.
+    """Name the most probable classes of images: ImageNet's, or an exported file's.
 
     An image that cannot be read is reported, and the others go on; the exit code is
     then 1.
@@ -50,14 +63,29 @@ def classify(
         keras-metaformer classify cat.jpg
 
         keras-metaformer classify photos/ "more/*.png" --model ConvFormerS18 --json
+
+        keras-metaformer classify photos/ --tflite caformer.tflite
     """
     from keras_metaformer.data.images import ImageError, expand_images, load_image
 
+    if tflite is not None:
+        given = {"--model": model, "--weights": weights, "--classes": classes}
+        others = [option for option, value in given.items() if value is not None]
+        if others:
+            stop(
+                "--tflite names a whole model, so it goes without "
+                f"{' and '.join(others)}",
+                USAGE,
+            )
     try:
         files = expand_images(images)
     except (ImageError, OSError, ValueError) as error:
         stop(error, USAGE)
-    classifier = _Classifier.load(model, weights, classes)
+    classifier = (
+        _Classifier.load(model or DEFAULT_MODEL, weights, classes)
+        if tflite is None
+        else _LiteRTClassifier.load(tflite)
+    )
     results: list[dict[str, Any]] = []
     for file in files:
         try:
@@ -123,19 +151,49 @@ class _Classifier:
     def predict(self, picture: Any, top: int) -> dict[str, Any]:
         """The best classes of one image, best first."""
         batch = self.transform(picture)[np.newaxis]
-        scores = self.model.predict_on_batch(batch)[0]
-        best = np.argsort(-scores, kind="stable")[:top]
-        return {
-            "classes": [
-                {
-                    "index": int(index),
-                    "id": self.names[index][0] if self.names else None,
-                    "name": self.names[index][1] if self.names else str(index),
-                    "probability": float(scores[index]),
-                }
-                for index in best
-            ]
-        }
+        return _best(self.model.predict_on_batch(batch)[0], self.names, top)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LiteRTClassifier:
+    """An exported file; no Keras model is built."""
+
+    model: Any
+    names: list[tuple[None, str]] | None
+
+    @classmethod
+    def load(cls, path: Path) -> "_LiteRTClassifier":
+        """Open the file, or end the program."""
+        from keras_metaformer.export import LiteRTModel, ModelFileError
+
+        try:
+            model = LiteRTModel(path, num_threads=os.cpu_count() or 1)
+            model.check_takes_photographs()
+        except ModelFileError as error:
+            stop(error, WEIGHTS)
+        except ImportError as error:
+            stop(error, FAILED)
+        labels = model.labels
+        return cls(model, None if labels is None else [(None, name) for name in labels])
+
+    def predict(self, picture: Any, top: int) -> dict[str, Any]:
+        """The best classes of one image, best first."""
+        return _best(self.model.probabilities(picture)[0], self.names, top)
+
+
+def _best(scores: np.ndarray, names: Any, top: int) -> dict[str, Any]:
+    best = np.argsort(-scores, kind="stable")[:top]
+    return {
+        "classes": [
+            {
+                "index": int(index),
+                "id": names[index][0] if names else None,
+                "name": names[index][1] if names else str(index),
+                "probability": float(scores[index]),
+            }
+            for index in best
+        ]
+    }
 
 
 def _plain_transform(resolution: int) -> Any:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
+from keras_metaformer.cli.output import FAILED, WEIGHTS, stop
 
 
 def web(
@@ -75,25 +75,11 @@ def _check(path: Path) -> None:
     from keras_metaformer.export import LiteRTModel, ModelFileError
 
     try:
-        model = LiteRTModel(path)
+        LiteRTModel(path).check_takes_photographs()
     except ModelFileError as error:
         stop(error, WEIGHTS)
     except ImportError as error:
         stop(error, FAILED)
-    height, width, channels = model.input_shape
-    if height != width or channels != 3:
-        stop(
-            "The page needs a model of square RGB images. "
-            f"Received: input_shape={model.input_shape} in {str(path)!r}",
-            USAGE,
-        )
-    if not model.takes_pixels:
-        stop(
-            "The page needs a model that takes pixels 0..255, and the file does not "
-            "say that it does: export it with include_preprocessing=True, or with "
-            f"mean and std. Received: {str(path)!r}",
-            USAGE,
-        )
 
 
 def _is_this_computer(host: str) -> bool:

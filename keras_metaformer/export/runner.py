@@ -28,6 +28,7 @@ class LiteRTModel:
         input_dtype: NumPy dtype of the input.
         takes_pixels: whether the input is pixels 0..255 (the preprocessing is in the
             file); None where the file does not say.
+        gives: `"probabilities"` or `"logits"`; None where the file does not say.
 
     Raises:
         ModelFileError: if the file is missing, empty, cut off, damaged, no TFLite file,
@@ -65,6 +66,7 @@ class LiteRTModel:
         self.labels = read_labels(content)
         about = read_metadata(content)
         self.takes_pixels: bool | None = about.get("takes_pixels")
+        self.gives: str | None = about.get("output")
         if self.input_dtype == np.uint8:
             self.takes_pixels = True
         height, width = self.input_shape[:2]
@@ -100,6 +102,38 @@ class LiteRTModel:
         if not prepared:
             return np.zeros((0, int(self._output["shape"][-1])), "float32")
         return np.concatenate([self._run(image) for image in prepared])
+
+    def probabilities(self, images: Any) -> np.ndarray:
+        """What `predict` gives, after a softmax where that is logits.
+
+        Of a file that does not say what it gives, an image's output is taken for
+        logits unless it adds up to 1 without a negative value.
+        """
+        scores = self.predict(images)
+        logits = np.full(len(scores), self.gives == "logits")
+        if self.gives is None:
+            logits = (np.abs(scores.sum(-1) - 1) > 0.05) | (scores < 0).any(-1)
+        powers = np.exp(scores - scores.max(-1, keepdims=True))
+        softmax = powers / powers.sum(-1, keepdims=True)
+        return np.where(logits[:, None], softmax, scores)
+
+    def check_takes_photographs(self) -> None:
+        """Raise a `ModelFileError` if photographs cannot be given to the model.
+
+        That is, unless it takes square RGB images of pixels 0..255.
+        """
+        if self._transform is None:
+            raise ModelFileError(
+                "Expected a model of square RGB images, to give photographs to. "
+                f"Received: input_shape={self.input_shape} in {str(self.path)!r}"
+            )
+        if not self.takes_pixels:
+            raise ModelFileError(
+                "Expected a model that takes pixels 0..255, to give photographs to, "
+                "and the file does not say so: export it with the preprocessing "
+                "(include_preprocessing=True, or mean and std). "
+                f"Received: {str(self.path)!r}"
+            )
 
     def classify(self, images: Any, top: int = 5) -> list[list[tuple[str, float]]]:
         """The `top` classes of each image, best first, as `(label, score)`.

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 import keras_metaformer as km
 from keras_metaformer.cli import app
+from keras_metaformer.export import LiteRTModel, to_litert
+from tests.export.models import hierarchical
 
 runner = CliRunner()
 MODEL = "MLPMixerS32"  # The cheapest to run.
@@ -113,3 +115,63 @@ def test_a_file_of_other_classes_must_be_said(
     )
     assert result.exit_code == 0
     assert len(json.loads(result.stdout)[0]["classes"]) == 5
+
+
+LABELS = [f"class_{letter}" for letter in "abcdefghij"]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "model.tflite"
+    model = hierarchical(include_preprocessing=True, classifier_activation=None)
+    to_litert(
+        model, path, labels=LABELS, check_gpu=False, latency_runs=0, verbose=False
+    )
+    return path
+
+
+def _classify_exported(*arguments: object):
+    return runner.invoke(app, ["classify", *map(str, arguments)])
+
+
+@pytest.mark.backend_independent
+def test_an_exported_file(exported: Path, images: Path) -> None:
+    (images / "broken.jpg").write_text("hello")
+    result = _classify_exported(images, "--tflite", exported, "--json", "--top", 3)
+    assert result.exit_code == 1
+    broken, china, _ = json.loads(result.stdout)
+    assert "Expected an image file" in broken["error"]
+    assert Path(china["image"]).name == "china.jpg"
+    # The file gives logits.
+    logits = LiteRTModel(exported).predict(images / "china.jpg")[0]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    for entry, index in zip(china["classes"], np.argsort(-expected), strict=False):
+        assert entry["index"] == index
+        assert entry["name"] == LABELS[index]
+        assert entry["probability"] == pytest.approx(expected[index], rel=1e-4)
+    assert len(china["classes"]) == 3
+    result = _classify_exported(images / "china.jpg", "--tflite", exported)
+    assert result.exit_code == 0
+    assert china["classes"][0]["name"].replace("_", " ") in result.output
+
+
+@pytest.mark.backend_independent
+def test_exported_files_that_cannot_be_used(
+    exported: Path, images: Path, tmp_path: Path
+) -> None:
+    for option in (["--model", "CAFormerS18"], ["--weights", "x"], ["--classes", "3"]):
+        result = _classify_exported(images, "--tflite", exported, *option)
+        assert result.exit_code == 2
+        assert option[0] in result.output
+    (tmp_path / "half.tflite").write_bytes(exported.read_bytes()[:5000])
+    for name in ("half.tflite", "none.tflite"):
+        result = _classify_exported(images, "--tflite", tmp_path / name)
+        assert result.exit_code == 3
+        assert name in result.output
+    normalised = tmp_path / "normalised.tflite"
+    to_litert(
+        hierarchical(), normalised, check_gpu=False, latency_runs=0, verbose=False
+    )
+    result = _classify_exported(images, "--tflite", normalised)
+    assert result.exit_code == 3
+    assert "preprocessing" in result.output

@@ -207,11 +207,11 @@ def test_errors_before_anything_is_served(model, tmp_path, monkeypatch):
         assert f"{name}.tflite" in result.output
     oblong = _exported(tmp_path / "oblong.tflite", (4, 6, 3))
     result = _web("--model", oblong)
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "square" in result.output
     normalised = _exported(tmp_path / "normalised.tflite", preprocessing=False)
     result = _web("--model", normalised)
-    assert result.exit_code == 2
+    assert result.exit_code == 3
     assert "include_preprocessing=True" in result.output
     assert _web().exit_code == 2
 
