@@ -41,7 +41,7 @@ def write_chart(rows: Sequence[Row], path: Path) -> None:
     )[:, 0]
     for panel, (case, found) in zip(panels, cases.items(), strict=True):
         _draw(panel, case, found)
-    panels[-1].set_xlabel("milliseconds per batch, median and quartiles")
+    panels[-1].set_xlabel("milliseconds per batch, median and quartiles", size=8)
     about = rows[0]
     where = about["device_name"] or about["cpu"] or "unknown processor"
     figure.suptitle(f"{where}, {about['cores']} cores, {about['date'][:10]}", size=9)
@@ -56,11 +56,11 @@ def write_chart(rows: Sequence[Row], path: Path) -> None:
 
 def _draw(panel, case: tuple, rows: list[Row]) -> None:
     model, mode, batch, dtype, device, resolution = case
-    panel.set_title(
-        f"{model}, {mode}, batch {batch}, {dtype}, {device}, {resolution} pixels",
-        size=9,
-        loc="left",
-    )
+    title = f"{model}, {mode}, batch {batch}, {dtype}, {device}, {resolution} pixels"
+    baseline = next((row["baseline"] for row in rows if row["baseline"]), None)
+    if baseline is not None:
+        title += f"; x = times {baseline}"
+    panel.set_title(title, size=9, loc="left")
     rows = sorted(rows, key=lambda row: row["median_ms"], reverse=True)
     medians = [row["median_ms"] for row in rows]
     spread = [
@@ -87,5 +87,6 @@ def _draw(panel, case: tuple, rows: list[Row]) -> None:
             size=7,
         )
     panel.set_xlim(0, 1.2 * max(row["q3_ms"] for row in rows))
+    panel.margins(y=0.02)
     panel.tick_params(labelsize=7)
     panel.spines[["top", "right"]].set_visible(False)

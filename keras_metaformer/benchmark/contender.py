@@ -118,7 +118,7 @@ def parse_contender(text: str, backends: Sequence[str]) -> list[Contender]:
         )
     kind = KINDS[name]
     options = tuple(added.split("+")[1:])
-    possible = [each for each in kind.backends]
+    possible = list(kind.backends)
     for option in options:
         if option not in kind.options or options.count(option) > 1:
             offer = ", ".join(kind.options) or "none"
@@ -195,7 +195,7 @@ _TIMM_NAMES = {
 
 
 def timm_name(model: str) -> str | None:
-    """timm's name of one of our models, or None where timm has no such model."""
+    """The name in timm of one of our models, or None where timm has no such model."""
     match = re.fullmatch(r"(.*?)((?:Ti|[SMBL])?\d+)", model)
     if match is None or match[1] not in _TIMM_NAMES:
         return None

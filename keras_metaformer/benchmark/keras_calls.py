@@ -36,7 +36,11 @@ def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | 
         if case.mode == "training":
             products = with_gradients(products)
         compute = DTYPES[case.dtype]
-        return products_call(products, contender.backend, compute, case.device), memory, name
+        return (
+            products_call(products, contender.backend, compute, case.device),
+            memory,
+            name,
+        )
     # No device scope: the parent has hidden the devices that are not meant.
     model = _model(job)
     make_call_of = _training_call if case.mode == "training" else _inference_call
@@ -54,11 +58,10 @@ def _model(job: Job) -> keras.Model:
     kind = job.contender.kind
     if kind == "convnext":
         size = job.case.resolution
+        # Keras annotates both Nones as strings.
+        nothing: Any = {"weights": None, "classifier_activation": None}
         return keras.applications.ConvNeXtTiny(
-            weights=None,
-            input_shape=(size, size, 3),
-            include_preprocessing=False,
-            classifier_activation=None,
+            input_shape=(size, size, 3), include_preprocessing=False, **nothing
         )
     model = _our_model(job.case)
     if kind == "stock":
@@ -75,37 +78,57 @@ def _images(case: Case) -> Any:
 
 def _inference_call(model: keras.Model, job: Job) -> Callable[[], None]:
     images = _images(job.case)
-    options = job.contender.options
-    if job.contender.backend == "tensorflow":
-        import tensorflow as tf
+    make = {
+        "tensorflow": _tensorflow_inference,
+        "jax": _jax_inference,
+        "torch": _torch_inference,
+    }
+    return make[job.contender.backend](model, images, job.contender.options)
 
-        @tf.function(jit_compile="xla" in options)
-        def predict(images):
-            return model(images, training=False)
 
-        return lambda: predict(images).numpy()
-    if job.contender.backend == "jax":
-        import jax
+def _tensorflow_inference(
+    model: Any, images: Any, options: tuple[str, ...]
+) -> Callable[[], None]:
+    import tensorflow as tf
 
-        # Arguments, not constants of the compiled program.
-        variables = tuple(
-            [variable.value for variable in variables]
-            for variables in (
-                model.trainable_variables,
-                model.non_trainable_variables,
-            )
-        )
+    @tf.function(jit_compile="xla" in options)
+    def predict(images):
+        return model(images, training=False)
 
-        @jax.jit
-        def predict(trainable, fixed, images):
-            return model.stateless_call(trainable, fixed, images, training=False)[0]
+    def call() -> None:
+        predict(images).numpy()
 
-        return lambda: predict(*variables, images).block_until_ready()
+    return call
+
+
+def _jax_inference(
+    model: Any, images: Any, options: tuple[str, ...]
+) -> Callable[[], None]:
+    import jax
+
+    # Arguments, not constants of the compiled program.
+    trainable = [variable.value for variable in model.trainable_variables]
+    others = [variable.value for variable in model.non_trainable_variables]
+
+    @jax.jit
+    def predict(trainable, others, images):
+        return model.stateless_call(trainable, others, images, training=False)[0]
+
+    def call() -> None:
+        predict(trainable, others, images).block_until_ready()
+
+    return call
+
+
+def _torch_inference(
+    model: Any, images: Any, options: tuple[str, ...]
+) -> Callable[[], None]:
     import torch
 
-    forward: Any = lambda images: model(images, training=False)  # noqa: E731
-    if "compile" in options:
-        forward = torch.compile(forward)
+    def predict(images):
+        return model(images, training=False)
+
+    forward: Any = torch.compile(predict) if "compile" in options else predict
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
 
     def call() -> None:
@@ -118,11 +141,13 @@ def _inference_call(model: keras.Model, job: Job) -> Callable[[], None]:
 
 def _training_call(model: keras.Model, job: Job) -> Callable[[], None]:
     """One step as `model.fit` makes it; it returns the loss, so it has to wait."""
-    compiled = {"xla", "compile"} & set(job.contender.options)
+    jit_compile: Any = {}  # as the model has it
+    if {"xla", "compile"} & set(job.contender.options):
+        jit_compile["jit_compile"] = True
     model.compile(
         optimizer=keras.optimizers.AdamW(1e-4),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        **({"jit_compile": True} if compiled else {}),  # else as the model has it
+        **jit_compile,
     )
     images = _images(job.case)
     labels = keras.ops.convert_to_tensor(np.arange(job.case.batch) % 1000, "int32")

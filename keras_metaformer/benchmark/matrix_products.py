@@ -227,4 +227,7 @@ def _tensorflow(products, dtype, device):
             read.append(tf.reshape(product[..., :1, :1], (-1,))[0])
         return tf.add_n(read)
 
-    return lambda: multiply_all().numpy()
+    def call() -> None:
+        multiply_all().numpy()
+
+    return call

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import fnmatch
 import os
 import statistics
 from collections.abc import Sequence
@@ -45,8 +46,9 @@ def make_rows(
 
     Args:
         outcomes: of one comparison.
-        baseline: label of the contender that the others are divided by; rows have no
-            ratio if it was not measured.
+        baseline: the contender that the others are divided by: a label; a name without
+            backend, for that of the row's own backend; or either with wildcards, for
+            the fastest that matches. Rows have no ratio if there is none.
         environment: as `describe_environment` gives it.
     """
     measured = {
@@ -117,9 +119,10 @@ def _row(
         waiting_load=_mean([turn["waiting_load"] for turn in turns]),
         other_load=_mean([turn["other_load"] for turn in turns]),
     )
-    if baseline in measured:
-        others = measured[baseline]
-        row["baseline"] = baseline
+    divisor = find_baseline(baseline, contender.backend, measured)
+    if divisor is not None:
+        others = measured[divisor]
+        row["baseline"] = divisor
         row["ratio"] = _rounded(median / statistics.median(others), 3)
         # Both were measured in every round, or they would not be in `measured`.
         row["paired_ratio"] = _rounded(
@@ -135,6 +138,17 @@ def _row(
         row["roof"] = roof
         row["roof_ratio"] = _rounded(median / statistics.median(measured[roof]), 3)
     return row
+
+
+def find_baseline(
+    baseline: str, backend: str, measured: dict[str, list[float]]
+) -> str | None:
+    """The label of the contender that a row of a backend is divided by, if measured."""
+    for wanted in (baseline, f"{baseline}@{backend}"):
+        found = [label for label in measured if fnmatch.fnmatchcase(label, wanted)]
+        if found:
+            return min(found, key=lambda label: statistics.median(measured[label]))
+    return None
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -65,7 +65,8 @@ def stock_model(model: keras.Model) -> keras.Model:
         TypeError: if there is no stock form for a layer of the model.
     """
     # A fresh input: the old one leads to the old graph.
-    inputs = keras.layers.Input(shape=model.input_shape[1:], dtype=model.input.dtype)
+    image: Any = model.input
+    inputs = keras.layers.Input(shape=image.shape[1:], dtype=image.dtype)
     outputs = inputs
     for layer in model.layers:
         if not isinstance(layer, keras.layers.InputLayer):

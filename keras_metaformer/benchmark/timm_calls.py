@@ -16,7 +16,7 @@ def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | 
     Raises:
         ValueError: if timm has no such model.
     """
-    import timm
+    import timm  # pyright: ignore[reportMissingImports]: in the peers' environment
     import torch
 
     case, options = job.case, job.contender.options
@@ -77,7 +77,7 @@ def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | 
 
 
 def torch_device(device: str) -> Any:
-    """torch's device, checked.
+    """The device for torch, checked.
 
     Raises:
         RuntimeError: if there is no GPU for torch.

@@ -77,7 +77,7 @@ class WorkerProcess:
         self, command: Sequence[str], environment: dict[str, str], timeout: float
     ) -> None:
         self._timeout = timeout
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
         self._process = subprocess.Popen(
             command,
             env=environment,
@@ -157,13 +157,12 @@ def worker_environment(job: Job) -> dict[str, str]:
         "KERAS_BACKEND": job.contender.backend,
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         "PYTHONUTF8": "1",
-        # Found also where the package is not installed.
-        "PYTHONPATH": os.pathsep.join(
-            [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
     }
-    if job.contender.kind == "timm":
-        del environment["PYTHONPATH"]  # It has its own way in, and needs no more.
+    if job.contender.kind != "timm":  # which has its own way in, and needs no more
+        # The workers run the package that this process runs, installed or not.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
     if "no_fast_paths" in job.contender.options or job.contender.kind == "stock":
         environment["KERAS_METAFORMER_FAST_PATHS"] = "0"
     if job.case.device == "cpu":
@@ -239,12 +238,10 @@ def compare(
             workers[index] = (start or start_worker)(job)
             outcomes[index].ready = attempt(index, dataclasses.asdict(job)) or {}
         for number, order in enumerate(order_of_turns(len(jobs), repetitions)):
+            if workers:
+                progress(f"round {number + 1} of {repetitions}")
             for index in order:
                 if index in workers:
-                    progress(
-                        f"round {number + 1} of {repetitions}: "
-                        f"{jobs[index].contender.label}"
-                    )
                     turn = attempt(index, "turn")
                     if turn is not None:
                         outcomes[index].turns.append(turn)

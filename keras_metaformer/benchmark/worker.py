@@ -127,7 +127,9 @@ def _busy_seconds() -> float | None:
     """Processor time of the whole machine since its start, on Linux."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
-            user, nice, system, _, _, *interrupts = map(int, file.readline().split()[1:])
+            user, nice, system, _, _, *interrupts = map(
+                int, file.readline().split()[1:]
+            )
     except (OSError, ValueError):
         return None
     ticks = user + nice + system + sum(interrupts[:2])

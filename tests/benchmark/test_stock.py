@@ -1,12 +1,14 @@
 """The same models of stock layers: equal outputs, and nothing of ours left in them."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
 import keras_metaformer as km
+from keras_metaformer.arrays import to_numpy
 from keras_metaformer.benchmark.matrix_products import matrix_products
 from keras_metaformer.benchmark.stock import Scale, stock_model
 from keras_metaformer.layers import MetaMixer
@@ -14,25 +16,24 @@ from keras_metaformer.models.complexity import count_macs, layer_macs
 from tests.small_models import FAMILIES, build_small
 
 
-def _randomised(model):
+def _randomised(model: Any) -> Any:
     """Weights that are not all zeros and ones, so that none can be left out unseen."""
     random = np.random.default_rng(0)
     for weight in model.weights:
         if weight.path.startswith("seed_generator"):
             continue
         noise = random.uniform(0.5, 1.0, weight.shape) * 0.3
-        value = keras.ops.convert_to_numpy(weight)
+        value = to_numpy(weight)
         if "int" not in str(weight.dtype):
             weight.assign(value + noise.astype("float32") * (1 + np.abs(value)))
     return model
 
 
-def _same(model, stock):
+def _same(model: Any, stock: Any) -> None:
     images = np.random.default_rng(1).normal(size=(2, *model.input_shape[1:]))
     images = images.astype("float32")
     expected, received = (
-        keras.ops.convert_to_numpy(each(images, training=False))
-        for each in (model, stock)
+        to_numpy(each(images, training=False)) for each in (model, stock)
     )
     assert np.ptp(expected) > 0
     np.testing.assert_allclose(received, expected, rtol=2e-4, atol=1e-5)
@@ -88,11 +89,12 @@ def test_the_matrix_products_are_those_that_are_counted(family):
     assert sum(each.macs for each in products) == 3 * expected
 
 
-def _depthwise_macs(stock):
+def _depthwise_macs(stock: Any) -> int:
     """What depthwise convolutions multiply; they are no matrix products."""
+    layers: Any = stock.layers
     return sum(
         math.prod(layer.output.shape[1:]) * layer.kernel_size[0] ** 2
-        for layer in stock.layers
+        for layer in layers
         if isinstance(layer, keras.layers.DepthwiseConv2D)
     )
 
@@ -110,7 +112,9 @@ def test_a_product_of_each_kind():
     assert not stem.weight_is_activation
     attention = [each for each in products if each.weight_is_activation]
     # Two stages of one block, two products each: 64 and 32 channels in heads of 32.
-    assert [(each.batch, each.rows, each.inner, each.columns) for each in attention] == [
+    assert [
+        (each.batch, each.rows, each.inner, each.columns) for each in attention
+    ] == [
         (2 * 2, 4 * 4, 32, 4 * 4),
         (2 * 2, 4 * 4, 4 * 4, 32),
         (2 * 1, 2 * 2, 32, 2 * 2),
