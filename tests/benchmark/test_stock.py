@@ -91,11 +91,10 @@ def test_the_matrix_products_are_those_that_are_counted(family):
 
 def _depthwise_macs(stock: Any) -> int:
     """What depthwise convolutions multiply; they are no matrix products."""
-    layers: Any = stock.layers
     return sum(
         math.prod(layer.output.shape[1:]) * layer.kernel_size[0] ** 2
-        for layer in layers
-        if isinstance(layer, keras.layers.DepthwiseConv2D)
+        for layer in stock.layers
+        if type(layer).__name__ == "DepthwiseConv2D"
     )
 
 
