@@ -1,7 +1,7 @@
 """Compiles and runs a model on LiteRT's GPU accelerator, in a process of its own.
 
-Runs as `python -m keras_metaformer.export.gpu_check FILE`, because drivers crash and
-hang; prints one line of JSON, last.
+Runs as `python -P gpu_check.py FILE`, because drivers crash and hang; prints one line
+of JSON, last. Imports nothing of the package.
 """
 
 import json

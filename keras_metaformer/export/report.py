@@ -15,6 +15,7 @@ import numpy as np
 from keras_metaformer.export.flatbuffer import TFLiteFile
 
 FLOAT16_MAXIMUM = 65504.0
+_GPU_CHECK = Path(__file__).with_name("gpu_check.py")
 _GPU_TIMEOUT_SECONDS = 300
 _MAXIMAL_RANK = 4
 
@@ -128,7 +129,9 @@ def gpu_verdict(path: Path) -> str:
         return "not tested: no Vulkan driver found (VK_ICD_FILENAMES names none)"
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "keras_metaformer.export.gpu_check", str(path)],
+            # By its path, without this directory on sys.path: importing the package
+            # would import Keras, which takes longer than the check.
+            [sys.executable, "-P", str(_GPU_CHECK), str(path)],
             env={**os.environ, "LD_LIBRARY_PATH": _library_path()},
             capture_output=True,
             text=True,

@@ -1,5 +1,6 @@
 """Running exported models in Python: ai-edge-litert, NumPy and Pillow, no Keras."""
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +12,9 @@ from keras_metaformer.data.images import EvaluationTransform, load_image
 from keras_metaformer.export.errors import ModelFileError
 from keras_metaformer.export.flatbuffer import TFLiteFile
 from keras_metaformer.export.metadata import read_labels, read_metadata
+
+# Elements; far beyond any image classifier's.
+_LARGEST_TENSOR = 1 << 28
 
 
 class LiteRTModel:
@@ -63,23 +67,35 @@ class LiteRTModel:
             self._compiled = _CompiledModel(self.path, num_threads, weight_cache)
         self.input_shape: tuple[int, ...] = tuple(map(int, self._input["shape"][1:]))
         self.input_dtype = np.dtype(self._input["dtype"])
-        self.labels = read_labels(content)
-        about = read_metadata(content)
-        self.takes_pixels: bool | None = about.get("takes_pixels")
-        self.gives: str | None = about.get("output")
-        if self.input_dtype == np.uint8:
-            self.takes_pixels = True
-        height, width = self.input_shape[:2]
-        self._transform = None
-        if height == width and self.input_shape[2] == 3:
-            settings = about.get("transform") or {}
-            self._transform = EvaluationTransform(height, **settings)
+        self.labels: list[str] | None = None
+        self.takes_pixels: bool | None = None
+        self.gives: str | None = None
+        self._transform: EvaluationTransform | None = None
+        try:
+            self._read_metadata(content)
+        except Exception as error:  # Damaged archives and texts raise anything.
+            raise ModelFileError(
+                "Expected a whole .tflite file; its labels or metadata cannot be read "
+                f"({type(error).__name__}: {error}). Received: path={str(path)!r}"
+            ) from error
         classes = int(self._output["shape"][-1])
         if self.labels is not None and len(self.labels) != classes:
             raise ModelFileError(
                 f"Expected a label for each of the {classes} classes. "
                 f"Received: {len(self.labels)} labels in {str(self.path)!r}"
             )
+
+    def _read_metadata(self, content: bytes) -> None:
+        self.labels = read_labels(content)
+        about = read_metadata(content)
+        self.takes_pixels = about.get("takes_pixels")
+        if self.input_dtype == np.uint8:
+            self.takes_pixels = True
+        self.gives = about.get("output")
+        height, width, channels = self.input_shape
+        if height == width and channels == 3:
+            settings = about.get("transform") or {}
+            self._transform = EvaluationTransform(height, **settings)
 
     def predict(self, images: Any) -> np.ndarray:
         """The model's output for each image.
@@ -162,7 +178,13 @@ class LiteRTModel:
             output = self._compiled.run(image[None], size, self._output["dtype"])
         else:
             self._interpreter.set_tensor(self._input["index"], image[None])
-            self._interpreter.invoke()
+            try:
+                self._interpreter.invoke()
+            except (ValueError, RuntimeError) as error:
+                raise ModelFileError(
+                    "Expected a .tflite file that can be run; running it failed: "
+                    f"{error}. Received: path={str(self.path)!r}"
+                ) from error
             output = self._interpreter.get_tensor(self._output["index"])
         return _dequantized(output, self._output).reshape(1, -1)
 
@@ -203,8 +225,14 @@ class LiteRTModel:
         return np.clip(np.rint(array), limits.min, limits.max).astype(self.input_dtype)
 
     def _checked_tensors(self) -> tuple[dict, dict]:
-        inputs = self._interpreter.get_input_details()
-        outputs = self._interpreter.get_output_details()
+        try:
+            inputs = self._interpreter.get_input_details()
+            outputs = self._interpreter.get_output_details()
+        except ValueError as error:  # a name that is no text
+            raise ModelFileError(
+                "Expected a whole .tflite file; its input and output cannot be read: "
+                f"{error}. Received: path={str(self.path)!r}"
+            ) from error
         shapes = [
             tuple(detail["shape_signature"].tolist()) for detail in inputs + outputs
         ]
@@ -267,6 +295,10 @@ def check_tables(content: bytes, path: Path) -> None:
                     raise ValueError(f"tensor {index} of {tensors}")
         for tensor in graph.tensors:
             file.model.buffers[tensor.buffer]
+            shape = [] if tensor.shape is None else list(map(int, tensor.shape))
+            # The runtime would try to allocate it.
+            if math.prod(map(abs, shape)) > _LARGEST_TENSOR:
+                raise ValueError(f"a tensor of shape {shape}")
         file.operators()
     except Exception as error:  # Damaged tables lead anywhere.
         raise ModelFileError(

@@ -22,7 +22,7 @@ SMALLEST = [
 
 @pytest.mark.large
 @pytest.mark.parametrize("name", SMALLEST)
-def test_family(name, tmp_path):
+def test_family(name, vulkan, tmp_path):
     keras.utils.set_random_seed(0)
     model = getattr(km, name)(weights=None, include_preprocessing=True)
     sizes = {}

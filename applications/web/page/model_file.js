@@ -15,6 +15,9 @@ const TYPES = new Map([
   [9, "int8"],
 ]);
 
+// Elements; far beyond any image classifier's. The runtime would try to allocate it.
+const LARGEST_TENSOR = 2 ** 28;
+
 /**
  * @param {Uint8Array<ArrayBuffer>} content - the bytes of the file.
  * @returns {Promise<{
@@ -65,6 +68,10 @@ function readTables(content) {
   for (const tensor of tensors) {
     const index = tensor.uint32(2);
     if (index >= buffers.length) throw new RangeError(`there is no buffer ${index}`);
+    const shape = tensor.int32s(0);
+    if (Math.abs(shape.reduce((a, b) => a * b, 1)) > LARGEST_TENSOR) {
+      throw new RangeError(`there is a tensor of shape (${shape.join(", ")})`);
+    }
   }
   const operators = model.tables(1).length;
   for (const operator of graphs[0].tables(3)) {
