@@ -41,6 +41,7 @@ ALLOWED = {
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
     "explain": {"layers", "blocks", "models", "weights", "data", "inference"},
+    "benchmark": {"layers", "blocks", "models", "inference"},
 }
 #: The catalogue is data, which says what a constructor's `weights` takes; and a builder
 #: hands a model to the loader at the end, in a function.
