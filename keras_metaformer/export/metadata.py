@@ -57,16 +57,19 @@ def read_metadata(content: bytes) -> dict[str, Any]:
 
 
 def read_labels(content: bytes) -> list[str] | None:
-    """The labels in the file, or None."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".txt")]
-            if not names:
-                return None
-            chosen = LABELS_FILE if LABELS_FILE in names else names[0]
-            return archive.read(chosen).decode("utf-8").splitlines()
-    except zipfile.BadZipFile:
+    """The labels in the file, or None.
+
+    A damaged archive raises what `zipfile` or the decoding raises.
+    """
+    stream = io.BytesIO(content)
+    if not zipfile.is_zipfile(stream):
         return None
+    with zipfile.ZipFile(stream) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".txt")]
+        if not names:
+            return None
+        chosen = LABELS_FILE if LABELS_FILE in names else names[0]
+        return archive.read(chosen).decode("utf-8").splitlines()
 
 
 def _archive(labels: Sequence[str], position: int) -> bytes:

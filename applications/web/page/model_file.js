@@ -34,7 +34,7 @@ export async function readModelFile(content) {
   if (content.length === 0) {
     throw new ModelFileError("The file is empty.");
   }
-  if (text(content.subarray(4, 8)) !== "TFL3") {
+  if (String.fromCharCode(...content.subarray(4, 8)) !== "TFL3") {
     throw new ModelFileError(
       "This is no .tflite file: it does not have “TFL3” at byte 4.",
     );
@@ -277,8 +277,7 @@ async function readLabels(content) {
     if (labels.at(-1) === "") labels.pop();
     return labels;
   } catch (error) {
-    if (error instanceof RangeError || error instanceof TypeError) return null;
-    throw error;
+    throw new ModelFileError(`The file’s labels cannot be read: ${error.message}.`);
   }
 }
 
@@ -325,5 +324,5 @@ function bytesAt(view, start, length) {
 }
 
 function text(bytes) {
-  return new TextDecoder().decode(bytes);
+  return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
 }
