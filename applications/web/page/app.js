@@ -165,11 +165,12 @@ async function startCamera() {
     return;
   }
   hideError();
+  // Unplugged, or taken back by the user.
+  cameraStream.getVideoTracks()[0].addEventListener("ended", stopCamera);
   video.srcObject = cameraStream;
   await video.play();
   showInFrame(video);
   cameraButton.textContent = "Stop the camera";
-  cameraButton.setAttribute("aria-pressed", "true");
   watch(cameraStream);
 }
 
@@ -180,7 +181,6 @@ function stopCamera() {
   video.srcObject = null;
   showInFrame(picture ? preview : null);
   cameraButton.textContent = "Use the camera";
-  cameraButton.setAttribute("aria-pressed", "false");
 }
 
 /** Classify what the camera sees, again and again, as fast as the model goes. */
