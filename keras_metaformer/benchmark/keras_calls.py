@@ -70,13 +70,14 @@ def _model(job: Job) -> keras.Model:
 
 
 def _images(case: Case) -> Any:
-    """Normal noise, on the device, in the type that the model computes in."""
+    """Normal noise on the device: float32, which Keras models take in every policy."""
     shape = (case.batch, case.resolution, case.resolution, 3)
-    noise = np.random.default_rng(0).normal(size=shape).astype("float32")
-    return keras.ops.convert_to_tensor(noise, DTYPES[case.dtype])
+    noise = np.random.default_rng(0).normal(size=shape)
+    return keras.ops.convert_to_tensor(noise, "float32")
 
 
 def _inference_call(model: keras.Model, job: Job) -> Callable[[], None]:
+    """A call compiled as `model.predict` compiles it, without its loop over data."""
     images = _images(job.case)
     make = {
         "tensorflow": _tensorflow_inference,
@@ -91,7 +92,7 @@ def _tensorflow_inference(
 ) -> Callable[[], None]:
     import tensorflow as tf
 
-    @tf.function(jit_compile="xla" in options)
+    @tf.function(jit_compile="xla" in options or model.jit_compile)
     def predict(images):
         return model(images, training=False)
 
@@ -128,7 +129,8 @@ def _torch_inference(
     def predict(images):
         return model(images, training=False)
 
-    forward: Any = torch.compile(predict) if "compile" in options else predict
+    compiled = "compile" in options or model.jit_compile
+    forward: Any = torch.compile(predict) if compiled else predict
     wait = torch.cuda.synchronize if images.is_cuda else lambda: None
 
     def call() -> None:

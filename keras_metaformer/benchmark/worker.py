@@ -9,7 +9,9 @@ imports more than Python at the top.
 import json
 import math
 import os
+import re
 import sys
+import textwrap
 import time
 from importlib import import_module, metadata
 from typing import Any
@@ -21,6 +23,7 @@ MAXIMUM_CALLS = 200
 #: A call shorter than this is made once more, untimed, at the start of a turn: it wakes
 #: the threads and brings the weights back into the caches.
 _SHORT_SECONDS = 1.0
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "numpy")
 
 
@@ -149,13 +152,14 @@ def installed_versions() -> dict[str, str]:
 
 def describe_error(error: BaseException) -> dict[str, str]:
     """`status` and `message` of what went wrong in a worker."""
-    text = f"{type(error).__name__}: {error}".strip()
+    text = f"{type(error).__name__}: {error}"
+    # One line for a row of a table; Keras colours its messages and breaks their lines.
+    text = " ".join(_COLOURS.sub("", text).split())
     signs = ("out of memory", "resource_exhausted", "oom when", "memoryerror")
     lost = any(sign in text.lower() for sign in signs) or "can't allocate" in text
     return {
         "status": "out of memory" if lost else "failed",
-        # Compilers add pages.
-        "message": text if len(text) < 500 else text[:500] + " ...",
+        "message": textwrap.shorten(text, 300),  # Compilers add pages.
     }
 
 

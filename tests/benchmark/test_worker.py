@@ -170,3 +170,12 @@ def test_an_error_is_an_answer(monkeypatch):
 )
 def test_kinds_of_errors(error, status):
     assert describe_error(error)["status"] == status
+
+
+def test_a_message_is_one_short_line():
+    message = describe_error(
+        ValueError("\x1b[1mlost\x1b[0m\n\n here " + "and so on " * 99)
+    )
+    assert message["message"].startswith("ValueError: lost here and so on")
+    assert message["message"].endswith("[...]")
+    assert len(message["message"]) <= 300
