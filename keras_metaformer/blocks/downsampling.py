@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.validation import positive_integer
@@ -86,11 +87,20 @@ class Downsampling(keras.layers.Layer):
 
     def call(self, inputs):
         x = inputs if self.pre_norm is None else self.pre_norm(inputs)
+        x = self._convolve(x)
+        return x if self.post_norm is None else self.post_norm(x)
+
+    def _convolve(self, x):
+        layer = self.convolution
+        outputs = fast_operations.convolution(
+            x, layer.kernel, layer.bias, self.strides, self.padding
+        )
+        if outputs is not None:
+            return outputs
         if self.padding:
             pad = (self.padding, self.padding)
             x = ops.pad(x, ((0, 0), pad, pad, (0, 0)))
-        x = self.convolution(x)
-        return x if self.post_norm is None else self.post_norm(x)
+        return layer(x)
 
     def compute_output_shape(self, input_shape):
         batch, *sizes, _ = input_shape

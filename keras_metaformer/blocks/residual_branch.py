@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.layer_scale import LayerScale
 from keras_metaformer.layers.res_scale import ResScale
 from keras_metaformer.layers.serialization import deserialize_layers
@@ -118,9 +119,9 @@ class ResidualBranch(keras.layers.Layer):
             branch = self.layer_scale(branch)
         if self.stochastic_depth is not None:
             branch = self.stochastic_depth(branch, training=training)
-        if self.residual_scale is not None:
-            inputs = self.residual_scale(inputs)
-        return inputs + branch
+        if self.residual_scale is None:
+            return inputs + branch
+        return fast_operations.scaled_sum(inputs, self.residual_scale.scale, branch)
 
     def compute_output_shape(self, input_shape):
         return input_shape

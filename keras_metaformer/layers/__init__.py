@@ -12,6 +12,7 @@ from keras_metaformer.layers.ffnified_attention import FFNifiedAttention
 from keras_metaformer.layers.gated_mlp import GatedMLP
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
+from keras_metaformer.layers.image_normalization import ImageNormalization
 from keras_metaformer.layers.layer_scale import LayerScale
 from keras_metaformer.layers.meta_mixer import MetaMixer, ScaledDotProduct, WeightedSum
 from keras_metaformer.layers.pooling_mixer import PoolingMixer
@@ -43,6 +44,7 @@ __all__ = [
     "FFNifiedAttention",
     "GatedMLP",
     "IdentityMixer",
+    "ImageNormalization",
     "LayerScale",
     "MetaMixer",
     "PoolingMixer",

@@ -8,6 +8,7 @@ import keras
 from keras_metaformer.layers.affine import Affine
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
+from keras_metaformer.layers.image_normalization import ImageNormalization
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
 
@@ -90,9 +91,7 @@ def _layer_norm(use_bias, epsilon, dtype):
 
 
 def _group_norm(use_bias, epsilon, dtype):
-    return keras.layers.GroupNormalization(
-        groups=1, epsilon=epsilon, center=use_bias, dtype=dtype
-    )
+    return ImageNormalization(epsilon=epsilon, center=use_bias, dtype=dtype)
 
 
 def _batch_norm(use_bias, epsilon, dtype):

@@ -1,8 +1,8 @@
 """The pooling token mixer of PoolFormer."""
 
 import keras
-from keras import ops
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -46,7 +46,7 @@ class PoolingMixer(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        pooled = ops.average_pool(inputs, self.pool_size, strides=1, padding="same")
+        pooled = fast_operations.average_pool(inputs, self.pool_size)
         return pooled - inputs
 
     def compute_output_shape(self, input_shape):

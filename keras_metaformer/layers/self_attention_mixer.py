@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.validation import positive_integer
 
@@ -76,7 +77,7 @@ class SelfAttentionMixer(keras.layers.Layer):
         )
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
-        mixed = ops.dot_product_attention(query, key, value)
+        mixed = fast_operations.attention(query, key, value)
         mixed = ops.reshape(mixed, (-1, height, width, channels))
         return self.output_projection(mixed)
 

@@ -51,6 +51,9 @@ def _small_convolution() -> keras.layers.Layer:
 
 
 def _hierarchical(mixer: Any, **fields: Any) -> Callable[..., keras.Model]:
+    # As in the baselines, the later blocks scale their residual branches.
+    fields = {"residual_scaling": ("none", "none", "residual")} | fields
+
     def build(**arguments: Any) -> keras.Model:
         return MetaFormer(
             depths=(1, 1, 2),
@@ -66,10 +69,12 @@ def _hierarchical(mixer: Any, **fields: Any) -> Callable[..., keras.Model]:
     return build
 
 
-def _isotropic(mixer: str, **fields: Any) -> Callable[..., keras.Model]:
+def _isotropic(
+    mixer: str, width: int = 96, **fields: Any
+) -> Callable[..., keras.Model]:
     def build(**arguments: Any) -> keras.Model:
         return IsotropicMetaFormer(
-            depth=4, width=96, patch_size=4, mixer=mixer, **fields, **arguments
+            depth=4, width=width, patch_size=4, mixer=mixer, **fields, **arguments
         )
 
     return build
@@ -120,10 +125,12 @@ FAMILIES: dict[str, tuple[str, Callable[..., keras.Model]]] = {
         "ResMLP",
         _isotropic(
             "cross_patch_linear",
+            # Without norms it learns slowly; more channels make up for it.
+            width=192,
             norm="affine",
             output_norm="affine",
             residual_scaling="layer",
-            layer_scale_initial_value=0.1,
+            layer_scale_initial_value=1.0,
         ),
     ),
     "gmlp": ("gMLP", _isotropic("gated_mlp", channel_mixer="none")),

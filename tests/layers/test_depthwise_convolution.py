@@ -9,6 +9,7 @@ import pytest
 from keras_metaformer.layers import DepthwiseConvolution, fast_paths
 from keras_metaformer.layers import depthwise_convolution as module
 from keras_metaformer.layers.depthwise_convolution import depthwise_convolution
+from tests import reverse_mode
 from tests.reference import formulas
 
 BACKEND = keras.backend.backend()
@@ -69,30 +70,9 @@ def compiled(function):
 
 def with_gradients(strides):
     """`(inputs, kernel, gradient) -> (outputs, inputs' and kernel's gradient)`."""
-
-    def function(inputs, kernel, gradient):
-        if BACKEND == "jax":
-            import jax
-
-            outputs, backward = jax.vjp(
-                lambda x, k: depthwise_convolution(x, k, strides), inputs, kernel
-            )
-            return outputs, *backward(gradient)
-        if BACKEND == "tensorflow":
-            import tensorflow as tf
-
-            with tf.GradientTape() as tape:
-                tape.watch((inputs, kernel))
-                outputs = depthwise_convolution(inputs, kernel, strides)
-            gradients: Any = tape.gradient(outputs, (inputs, kernel), gradient)
-            return outputs, *gradients
-        import torch
-
-        inputs, kernel = (t.clone().requires_grad_() for t in (inputs, kernel))
-        outputs = depthwise_convolution(inputs, kernel, strides)
-        return outputs, *torch.autograd.grad(outputs, (inputs, kernel), gradient)
-
-    return function
+    return reverse_mode.with_gradients(
+        lambda inputs, kernel: depthwise_convolution(inputs, kernel, strides)
+    )
 
 
 def tensors(*arrays, dtype="float32"):

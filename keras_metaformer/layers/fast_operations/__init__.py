@@ -1,0 +1,151 @@
+"""Operations that some backends compute faster than through Keras' own.
+
+Each function here is what a layer calls; it takes the form of the backend in use where
+there is one and `fast_paths` are enabled, and else Keras' own operations. The two agree
+to rounding. The backends' modules are imported on their backend only.
+"""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_metaformer.layers import fast_paths
+
+
+def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
+    """`scale * relu(inputs) ** 2 + bias`, for whose gradient one map is kept.
+
+    Differentiated step by step it keeps the rectified map, its square and a mask.
+
+    Args:
+        inputs: float tensor of any shape.
+        scale: variable `(1,)`.
+        bias: variable `(1,)`.
+
+    Returns:
+        Tensor of the inputs' shape and dtype.
+    """
+    scale, bias = _like(inputs, scale, bias)
+    fast = _of_backend("star_relu", inputs)
+    if fast is not None:
+        return fast(inputs, scale, bias)
+    return scale * ops.square(ops.relu(inputs)) + bias
+
+
+def scaled_sum(inputs: Any, scale: Any, branch: Any) -> Any:
+    """`scale * inputs + branch` in one operation.
+
+    Args:
+        inputs: float tensor `(..., channels)`.
+        scale: variable `(channels,)`.
+        branch: tensor of the inputs' shape and dtype.
+
+    Returns:
+        Tensor of the same shape and dtype.
+    """
+    (scale,) = _like(inputs, scale)
+    fast = _of_backend("scaled_sum", inputs)
+    if fast is not None:
+        return fast(inputs, scale, branch)
+    return inputs * scale + branch
+
+
+def attention(query: Any, key: Any, value: Any) -> Any:
+    """`softmax(query key^T / sqrt(depth)) value` for each head.
+
+    Args:
+        query: float tensor `(batch, tokens, heads, depth)`.
+        key: tensor of the same shape.
+        value: tensor of the same shape.
+
+    Returns:
+        Tensor of the same shape.
+    """
+    fast = _of_backend("attention", query)
+    if fast is not None:
+        return fast(query, key, value)
+    return ops.dot_product_attention(query, key, value)
+
+
+def average_pool(inputs: Any, size: int) -> Any:
+    """Means over windows of `size` x `size` pixels; what lies outside is not counted.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        size: odd int. In pixels.
+
+    Returns:
+        Tensor of the inputs' shape.
+    """
+    fast = _of_backend("average_pool", inputs)
+    if fast is not None:
+        return fast(inputs, size)
+    return ops.average_pool(inputs, size, strides=1, padding="same")
+
+
+def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int) -> Any:
+    """Convolution that pads by itself, if there is one that is faster.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        kernel: variable `(size, size, channels, filters)`.
+        bias: variable `(filters,)`, or None.
+        strides: int. Step in both directions, in pixels.
+        padding: int. Zeros on every side, in pixels.
+
+    Returns:
+        Tensor `(batch, output_height, output_width, filters)` of the inputs' dtype, or
+        None where Keras' own layer is to be used.
+    """
+    fast = _of_backend("convolution", inputs)
+    if fast is None:
+        return None
+    kernel, bias = _like(inputs, kernel, bias)
+    return fast(inputs, kernel, bias, strides, padding)
+
+
+def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The fused norm of each image over height, width and channels, if there is one.
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        scale: variable `(channels,)`, or None.
+        bias: variable `(channels,)`, or None.
+        epsilon: float. Added to the variance.
+
+    Returns:
+        Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
+        used.
+    """
+    fast = _of_backend("image_norm", inputs)
+    if fast is None:
+        return None
+    scale, bias = _like(inputs, scale, bias)
+    return fast(inputs, scale, bias, epsilon)
+
+
+def _like(inputs: Any, *weights: Any) -> list[Any]:
+    """The weights as tensors of the inputs' dtype; None stays None."""
+    return [
+        None if weight is None else ops.convert_to_tensor(weight, inputs.dtype)
+        for weight in weights
+    ]
+
+
+def _of_backend(name: str, inputs: Any) -> Any:
+    """The backend's function of this name, or None where Keras' own is to be used."""
+    if not fast_paths.enabled() or isinstance(inputs, keras.KerasTensor):
+        return None
+    backend = keras.backend.backend()
+    if backend == "torch":
+        from keras_metaformer.layers.fast_operations import torch_backend as module
+    elif backend == "jax":
+        from keras_metaformer.layers.fast_operations import jax_backend as module
+    elif backend == "tensorflow":
+        from keras_metaformer.layers.fast_operations import (
+            tensorflow_backend as module,
+        )
+    else:
+        return None
+    return getattr(module, name, None)

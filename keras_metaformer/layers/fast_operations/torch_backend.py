@@ -1,0 +1,96 @@
+"""Operations for torch, which runs each by itself: few of them, and no copies."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
+    """StarReLU in two passes over the map, with one kept for the gradient."""
+    if torch.compiler.is_compiling():  # fuses and recomputes by itself
+        return scale * torch.square(torch.relu(inputs)) + bias
+    if torch.is_grad_enabled():
+        return _StarReLU.apply(inputs, scale, bias)
+    return _forward(torch.relu(inputs), scale, bias)
+
+
+def _forward(rectified: Any, scale: Any, bias: Any) -> Any:
+    if rectified.device.type == "cpu":  # Elsewhere reading the number would wait.
+        return torch.addcmul(bias, rectified, rectified, value=scale.item())
+    return torch.addcmul(bias, rectified, rectified * scale)
+
+
+class _StarReLU(torch.autograd.Function):
+    """Differentiable once; keeps the rectified map alone."""
+
+    @staticmethod
+    def forward(ctx, inputs, scale, bias):  # pyright: ignore[reportIncompatibleMethodOverride]
+        rectified = torch.relu(inputs)
+        ctx.save_for_backward(rectified, scale)
+        return _forward(rectified, scale, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
+        rectified, scale = ctx.saved_tensors
+        product = gradient * rectified
+        scale_gradient = bias_gradient = None
+        if ctx.needs_input_grad[1]:
+            scale_gradient = _dot(product, rectified).to(scale.dtype).reshape(1)
+        if ctx.needs_input_grad[2]:
+            total = gradient.sum(dtype=torch.promote_types(scale.dtype, torch.float32))
+            bias_gradient = total.to(scale.dtype).reshape(1)
+        # Last, as it overwrites what the scale's gradient is made of.
+        inputs_gradient = product.mul_(2 * scale) if ctx.needs_input_grad[0] else None
+        return inputs_gradient, scale_gradient, bias_gradient
+
+
+def _dot(first: Any, second: Any) -> Any:
+    """The sum of the products, in float32 at least."""
+    if first.dtype in (torch.float32, torch.float64):
+        # Row by row: the sums of one long dot product would lose digits.
+        width = first.shape[-1]
+        return torch.linalg.vecdot(
+            first.reshape(-1, width), second.reshape(-1, width)
+        ).sum()
+    return (first.float() * second.float()).sum()
+
+
+def scaled_sum(inputs: Any, scale: Any, branch: Any) -> Any:
+    """`scale * inputs + branch` in one pass."""
+    return torch.addcmul(branch, inputs, scale)
+
+
+def attention(query: Any, key: Any, value: Any) -> Any:
+    """The fused attention, on views of what the linear layer gave."""
+    heads_first = (part.transpose(1, 2) for part in (query, key, value))
+    return functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+
+# Channels-last maps, seen as channels-first tensors in torch's `channels_last` memory
+# format: none of the following copies its input or output.
+
+
+def average_pool(inputs: Any, size: int) -> Any:
+    """The average pooling, which pads by itself."""
+    outputs = functional.avg_pool2d(
+        inputs.permute(0, 3, 1, 2), size, 1, size // 2, count_include_pad=False
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int) -> Any:
+    """The convolution, which pads by itself."""
+    outputs = functional.conv2d(
+        inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, strides, padding
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The group norm with one group."""
+    if scale is None and bias is not None:  # torch fails in the gradient of that.
+        scale = torch.ones_like(bias)
+    outputs = functional.group_norm(inputs.permute(0, 3, 1, 2), 1, scale, bias, epsilon)
+    return outputs.permute(0, 2, 3, 1)

@@ -1,0 +1,206 @@
+"""Every fast operation against the plain one: values, gradients, half precision."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_metaformer import layers
+from keras_metaformer.blocks import Downsampling, ResidualBranch
+from keras_metaformer.layers import fast_operations, fast_paths
+from tests.reference import formulas
+from tests.reverse_mode import with_gradients
+
+BACKEND = keras.backend.backend()
+MAP = (2, 6, 5, 8)
+
+
+def _numbers(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(size=shape).astype("float32") for shape in shapes]
+
+
+def _plain_image_norm(inputs, scale, bias):
+    # Keras' own layer, as there is no plain operation.
+    centred = inputs - keras.ops.mean(inputs, axis=(1, 2, 3), keepdims=True)
+    variance = keras.ops.mean(centred**2, axis=(1, 2, 3), keepdims=True)
+    return centred * keras.ops.rsqrt(variance + 1e-6) * scale + bias
+
+
+def _plain_convolution(inputs, kernel, bias):
+    padded = keras.ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return keras.ops.conv(padded, kernel, 2, "valid") + bias
+
+
+# name: function, shapes of its tensors, shape of its outputs, the plain form if the
+# function has none.
+OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] = {
+    "star_relu": (fast_operations.star_relu, [MAP, (1,), (1,)], MAP, None),
+    "scaled_sum": (fast_operations.scaled_sum, [MAP, (8,), MAP], MAP, None),
+    "attention": (fast_operations.attention, [(2, 9, 3, 4)] * 3, (2, 9, 3, 4), None),
+    "average_pool": (
+        lambda inputs: fast_operations.average_pool(inputs, 3),
+        [MAP],
+        MAP,
+        None,
+    ),
+    "convolution": (
+        lambda *tensors: fast_operations.convolution(*tensors, 2, 1),
+        [MAP, (3, 3, 8, 4), (4,)],
+        (2, 3, 3, 4),
+        _plain_convolution,
+    ),
+    "image_norm": (
+        lambda *tensors: fast_operations.image_norm(*tensors, 1e-6),
+        [MAP, (8,), (8,)],
+        MAP,
+        _plain_image_norm,
+    ),
+}
+FAST = {
+    "torch": set(OPERATIONS),
+    "tensorflow": {"star_relu"},
+    "jax": {"star_relu"},
+}[BACKEND]
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
+
+
+def _assert_near(actual: Any, expected: Any, relative: float) -> None:
+    actual, expected = _to_numpy(actual), _to_numpy(expected)
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() <= relative * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_backend_has_the_ones_that_it_is_said_to_have(name):
+    inputs = keras.ops.ones(MAP)
+    assert (fast_operations._of_backend(name, inputs) is not None) == (name in FAST)
+    with fast_paths.switched(False):
+        assert fast_operations._of_backend(name, inputs) is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("name", sorted(FAST))
+def test_values_and_gradients_are_those_of_the_plain_form(name, dtype):
+    function, shapes, output_shape, plain = OPERATIONS[name]
+    *tensors, gradient = (
+        keras.ops.convert_to_tensor(array, dtype)
+        for array in _numbers(*shapes, output_shape)
+    )
+    fast = with_gradients(function)(*tensors, gradient)
+    # The plain form in float32, on the numbers as the dtype holds them.
+    exact = [keras.ops.cast(tensor, "float32") for tensor in (*tensors, gradient)]
+    with fast_paths.switched(False):
+        expected = with_gradients(plain or function)(*exact)
+    tolerance = {"float32": 3e-6, "bfloat16": 2e-2, "float16": 3e-3}[dtype]
+    for actual, reference in zip(fast, expected, strict=True):
+        assert keras.backend.standardize_dtype(actual.dtype) == dtype
+        _assert_near(actual, reference, tolerance)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_star_relu_like_its_formula(fast):
+    inputs, scale, bias = _numbers(MAP, (1,), (1,))
+    with fast_paths.switched(fast):
+        outputs = fast_operations.star_relu(
+            *map(keras.ops.convert_to_tensor, (inputs, scale, bias))
+        )
+    _assert_near(outputs, formulas.star_relu(inputs, scale, bias), 1e-6)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_gradient_of_star_relu_like_finite_differences(fast):
+    tensors = _numbers(MAP, (1,), (1,), MAP)
+    with fast_paths.switched(fast):
+        _, *gradients = with_gradients(fast_operations.star_relu)(
+            *map(keras.ops.convert_to_tensor, tensors)
+        )
+    *exact, weights = (array.astype("float64") for array in tensors)
+    for index, (array, gradient) in enumerate(zip(exact, gradients, strict=True)):
+        step = np.zeros_like(array)
+        flat = np.ravel_multi_index([size // 2 for size in array.shape], array.shape)
+        step.flat[flat] = 1e-4
+        moved = [
+            (
+                formulas.star_relu(
+                    *exact[:index], array + sign * step, *exact[index + 1 :]
+                )
+            )
+            for sign in (1, -1)
+        ]
+        difference = ((moved[0] - moved[1]) * weights).sum() / 2e-4
+        assert _to_numpy(gradient).flat[flat] == pytest.approx(difference, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        layers.StarReLU,
+        lambda: layers.StarReLU(learn_scale=False),
+        lambda: layers.StarReLU(learn_bias=False),
+        layers.PoolingMixer,
+        layers.ImageNormalization,
+        lambda: layers.ImageNormalization(center=False),
+        lambda: layers.ImageNormalization(scale=False),
+        lambda: layers.SelfAttentionMixer(4),
+        lambda: Downsampling(8, 3, 1, 1),
+        lambda: Downsampling(8, 1, 1, 0, use_bias=False),
+        lambda: ResidualBranch(
+            layers.IdentityMixer(), layers.LayerScale(0.5), "residual"
+        ),
+        lambda: ResidualBranch(
+            layers.IdentityMixer(), layers.LayerScale(0.5), "branch"
+        ),
+    ],
+)
+def test_training_a_layer_is_the_same_on_and_off(make):
+    inputs, targets = _numbers((4, 6, 5, 8), (4, 6, 5, 8), seed=1)
+    weights = []
+    for on in (True, False):
+        keras.utils.set_random_seed(0)
+        with fast_paths.switched(on):
+            model = keras.Sequential(
+                [keras.Input((6, 5, 8)), keras.layers.Dense(8), make()]
+            )
+            model.compile(keras.optimizers.SGD(1.0), "mse")
+            before = model.get_weights()
+            model.train_on_batch(inputs, targets)
+            weights.append(model.get_weights())
+    assert any(
+        np.abs(a - b).max() > 1e-5 for a, b in zip(weights[0], before, strict=True)
+    )
+    for fast, plain in zip(*weights, strict=True):
+        np.testing.assert_allclose(fast, plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch's graph of saved tensors")
+def test_star_relu_keeps_one_map_for_its_gradient():
+    import torch
+
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
+    ):
+        inputs = torch.ones(MAP, requires_grad=True)
+        fast_operations.star_relu(inputs, torch.ones(1), torch.zeros(1))
+    assert kept.count(MAP) == 1
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about what JAX keeps for gradients")
+def test_star_relu_keeps_one_map_and_has_all_derivatives_on_jax():
+    import jax
+
+    inputs, scale, bias = (np.ones(shape, "float32") for shape in (MAP, (1,), (1,)))
+    _, backward = jax.vjp(fast_operations.star_relu, inputs, scale, bias)
+    kept = [leaf.shape for leaf in jax.tree.leaves(backward) if hasattr(leaf, "shape")]
+    assert kept.count(MAP) == 1
+
+    def total(scale):
+        return fast_operations.star_relu(inputs, scale, bias).sum()
+
+    np.testing.assert_allclose(jax.jvp(total, (scale,), (scale,))[1], inputs.size)
+    assert jax.hessian(total)(scale).shape == (1, 1)
