@@ -82,7 +82,7 @@ class Page:
     def find(self, selector: str) -> Any:
         return self.driver.find_element("css selector", selector)
 
-    def wait(self, condition: str = "true", seconds: float = 60) -> None:
+    def wait(self, condition: str = "true", seconds: float = 120) -> None:
         """Until the page has nothing left to do, and a JavaScript condition holds."""
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -106,7 +106,7 @@ class Page:
             "})"
         )
         action()
-        self.driver.set_script_timeout(60)
+        self.driver.set_script_timeout(120)
         self.driver.execute_async_script("window.worked.then(arguments[0])")
 
     def choose_photograph(self, path: Path) -> None:

@@ -63,7 +63,7 @@ function useModel(name, source, kind = accelerator()) {
       inUse = { source, kind };
       if (!models.some((model) => model.source === source)) addModel(name, source);
       hideError();
-      localStorage.setItem("accelerator", kind);
+      keepChoice(kind);
     } catch (error) {
       throw new Error(`${name} cannot be used. ${error.message}`);
     } finally {
@@ -71,6 +71,21 @@ function useModel(name, source, kind = accelerator()) {
     }
     if (picture && !cameraStream) await classifyPicture();
   });
+}
+
+// Browsers that are told to keep nothing throw at the mere look at localStorage.
+function keepChoice(kind) {
+  try {
+    localStorage.setItem("accelerator", kind);
+  } catch {}
+}
+
+function keptChoice() {
+  try {
+    return localStorage.getItem("accelerator");
+  } catch {
+    return null;
+  }
 }
 
 function useChosenModel() {
@@ -300,7 +315,7 @@ async function start() {
   const [cpuRadio, gpuRadio] = document.querySelectorAll("input[name=accelerator]");
   gpuRadio.disabled = !gpu;
   element("no-gpu").hidden = Boolean(gpu);
-  const kept = localStorage.getItem("accelerator");
+  const kept = keptChoice();
   // A fallback adapter computes on the CPU, slower than WebAssembly.
   const useGpu = gpu && (kept ? kept === "webgpu" : !gpu.info?.isFallbackAdapter);
   (useGpu ? gpuRadio : cpuRadio).checked = true;
@@ -315,7 +330,16 @@ async function start() {
   for (const { name, url } of listed) addModel(name, new URL(url, document.baseURI).href);
   if (listed.length) await useChosenModel();
   else inTurn(showModel);
-  element("offline").hidden = !navigator.serviceWorker?.controller;
+  if (listed.length) element("offline").hidden = !(await isKept(models[0].source));
+}
+
+/** Whether the service worker has the file; it stores it while the page goes on. */
+async function isKept(url) {
+  for (let tries = 0; tries < 50 && navigator.serviceWorker?.controller; tries++) {
+    if (await caches.match(url)) return true;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  return false;
 }
 
 /** Everything from here on passes through the service worker, which keeps it. */
@@ -327,7 +351,7 @@ async function underServiceWorker() {
     if (workers.controller) return;
     await new Promise((resolve) => {
       workers.addEventListener("controllerchange", resolve, { once: true });
-      setTimeout(resolve, 3000); // Works without it, only not offline.
+      setTimeout(resolve, 10_000); // Works without it, only not offline.
     });
   } catch (error) {
     console.warn("The page will not work offline:", error);
