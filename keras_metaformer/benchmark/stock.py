@@ -7,7 +7,6 @@ graph, which also shows every matrix product of the model (`matrix_products.py`)
 """
 
 import functools
-import inspect
 from typing import Any
 
 import keras
@@ -83,16 +82,9 @@ def stock(layer: Any, x: Any) -> Any:
     """
     for base in type(layer).__mro__:
         if base.__module__.startswith("keras.src.layers.") and base is not keras.Layer:
-            known = set(inspect.signature(base.__init__).parameters)
-            config = layer.get_config()
-            copy = base.from_config(
-                {
-                    name: value
-                    for name, value in config.items()
-                    if name in known or name in ("trainable", "dtype")
-                }
-            )
-            return _apply(copy, x, layer.weights)
+            config = base.get_config(layer)
+            del config["name"]  # Names of inner layers are not unique in a flat graph.
+            return _apply(base.from_config(config), x, layer.weights)
     raise TypeError(
         "There is no stock form of this layer. "
         f"Received: layer={layer.name!r} of type {type(layer).__name__}"

@@ -20,12 +20,9 @@ def _randomised(model: Any) -> Any:
     """Weights that are not all zeros and ones, so that none can be left out unseen."""
     random = np.random.default_rng(0)
     for weight in model.weights:
-        if weight.path.startswith("seed_generator"):
-            continue
-        noise = random.uniform(0.5, 1.0, weight.shape) * 0.3
-        value = to_numpy(weight)
-        if "int" not in str(weight.dtype):
-            weight.assign(value + noise.astype("float32") * (1 + np.abs(value)))
+        if not weight.path.startswith("seed_generator"):
+            noise = random.uniform(-0.2, 0.2, weight.shape).astype("float32")
+            weight.assign(to_numpy(weight) + noise)
     return model
 
 
@@ -35,8 +32,8 @@ def _same(model: Any, stock: Any) -> None:
     expected, received = (
         to_numpy(each(images, training=False)) for each in (model, stock)
     )
-    assert np.ptp(expected) > 0
-    np.testing.assert_allclose(received, expected, rtol=2e-4, atol=1e-5)
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -48,6 +45,16 @@ def test_equal_outputs(family):
     for layer in stock.layers:
         module = type(layer).__module__
         assert module.startswith("keras.") or isinstance(layer, Scale), layer
+    _same(model, stock)
+
+
+def test_parts_that_only_some_ffnets_have():
+    fields = {"squeeze_excitation": (True,) * 4, "layer_scale_initial_value": 0.5}
+    model = _randomised(build_small("ffnet", fields=fields, classifier_activation=None))
+    stock = stock_model(model)
+    kinds = [type(operation).__name__ for operation in stock.operations]
+    assert kinds.count("Scale") == 8  # two steps in each of four blocks
+    assert kinds.count("Mean") == 4
     _same(model, stock)
 
 
@@ -68,6 +75,23 @@ def test_stochastic_depth_drops_whole_images_in_training():
         dropouts
     )
     assert len(dropouts) == 6  # three blocks with a rate above 0
+
+
+def test_a_class_derived_from_one_of_keras():
+    class Halved(keras.layers.GroupNormalization):
+        def __init__(self, **kwargs):
+            super().__init__(groups=2, epsilon=0.1, **kwargs)
+
+        def get_config(self):
+            config = super().get_config()
+            del config["groups"], config["epsilon"]
+            return config
+
+    inputs = keras.layers.Input((4, 4, 8))
+    model = _randomised(keras.Model(inputs, Halved()(inputs)))
+    stock = stock_model(model)
+    assert type(stock.layers[1]) is keras.layers.GroupNormalization
+    _same(model, stock)
 
 
 def test_a_layer_without_a_stock_form():
