@@ -60,7 +60,11 @@ def test_parts_that_only_some_ffnets_have():
 
 def test_self_attention_as_a_metamixer():
     model = km.MetaFormer(
-        (1,), (16,), lambda: MetaMixer.self_attention(16, 8), input_shape=(32, 32, 3)
+        (1,),
+        (16,),
+        lambda: MetaMixer.self_attention(16, 8),
+        input_shape=(32, 32, 3),
+        classifier_activation=None,
     )
     _same(model, stock_model(_randomised(model)))
 
