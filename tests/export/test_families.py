@@ -1,5 +1,7 @@
 """The smallest constructor of every family, at its full size, in three formats."""
 
+import os
+
 import keras
 import pytest
 
@@ -39,7 +41,8 @@ def test_family(name, vulkan, tmp_path):
         assert report.outside_xnnpack == []
         assert report.maximal_rank <= 4
         assert report.gpu_obstacles == []
-        assert report.gpu.startswith(("compiled whole", "not tested"))
+        if "VK_ICD_FILENAMES" in os.environ:
+            assert report.gpu.startswith("compiled whole")
         assert not any("Flex" in operator for operator in report.operators)
         sizes[quantize] = report.size_bytes
     assert sizes["float16"] == pytest.approx(sizes[None] / 2, rel=0.1)
