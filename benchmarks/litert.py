@@ -2,16 +2,16 @@
 
     python benchmarks/litert.py ConvFormerS18 CAFormerS18 --csv results/litert.csv
 
-Both files have batch 1, the same static input and builtin operators only. "Keras" is
-what `model.export(format="litert")` gives for the model as it is. The runs of all
-files and thread numbers take turns, so that another load on the machine hits all
+Both files have batch 1, the same static input and builtin operators only. "stock" is
+what `model.export(format="litert")` gives for the model written with stock Keras
+layers (`keras_metaformer.benchmark.stock`), "tensorflow" our model in a `tf.function`
+at batch 1, on all cores. All take turns, so that another load on the machine hits all
 alike; compare the rows of one run only. The random weights do not change the times.
 """
 
 import argparse
 import csv
 import importlib.metadata
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +21,8 @@ import keras
 import numpy as np
 
 import keras_metaformer as km
+from keras_metaformer.benchmark.environment import describe_environment
+from keras_metaformer.benchmark.stock import stock_model
 from keras_metaformer.export.convert import GraphOptions, convert
 
 
@@ -42,51 +44,68 @@ def keras_export(model: keras.Model, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def measure(name: str, runs: int) -> list[dict]:
+def litert_call(content: bytes, threads: int, image: np.ndarray):
     from ai_edge_litert.interpreter import Interpreter
 
+    interpreter = Interpreter(model_content=content, num_threads=threads)
+    interpreter.allocate_tensors()
+    (details,) = interpreter.get_input_details()
+    interpreter.set_tensor(details["index"], image)
+    return interpreter.invoke
+
+
+def tensorflow_call(model: keras.Model, image: np.ndarray):
+    import tensorflow as tf
+
+    compiled = tf.function(lambda x: model(x, training=False))
+    tensor = tf.constant(image)
+    return lambda: compiled(tensor).numpy()
+
+
+def measure(name: str, runs: int) -> list[dict]:
     model = getattr(km, name)(weights=None)
     shape = model.input_shape[1:]
-    with tempfile.TemporaryDirectory() as folder:
-        files = {
-            "keras": keras_export(model, Path(folder)),
-            "keras_metaformer": convert(model, GraphOptions(shape)),
-        }
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype("float32")
-    interpreters = {}
-    for file, content in files.items():
-        for threads in (1, 2):
-            interpreter = Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
-            (details,) = interpreter.get_input_details()
-            interpreter.set_tensor(details["index"], image)
-            interpreters[file, threads] = interpreter
-    times: dict[tuple, list[float]] = {key: [] for key in interpreters}
-    for run in range(runs + 1):  # The first run warms up.
-        for key, interpreter in interpreters.items():
+    with tempfile.TemporaryDirectory() as folder:
+        stock = keras_export(stock_model(model), Path(folder))
+    ours = convert(model, GraphOptions(shape))
+    calls = {
+        (file, threads): litert_call(content, threads, image)
+        for file, content in (("stock", stock), ("ours", ours))
+        for threads in (1, 2)
+    }
+    calls["tensorflow", 2] = tensorflow_call(model, image)
+    times: dict[tuple, list[float]] = {key: [] for key in calls}
+    for _ in range(runs):
+        for key, call in calls.items():
+            call()  # Untimed, as the one before used the caches for something else.
             start = time.perf_counter()
-            interpreter.invoke()
-            if run:
-                times[key].append(1e3 * (time.perf_counter() - start))
+            call()
+            times[key].append(1e3 * (time.perf_counter() - start))
+    medians = {key: statistics.median(values) for key, values in times.items()}
     rows = []
     for threads in (1, 2):
-        medians, minima = (
-            {file: function(times[file, threads]) for file in files}
-            for function in (statistics.median, min)
-        )
+        paired = [
+            mine / theirs
+            for mine, theirs in zip(
+                times["ours", threads], times["stock", threads], strict=True
+            )
+        ]
+        tensorflow = medians.get(("tensorflow", threads))
         rows.append(
             {
                 "model": name,
                 "threads": threads,
-                "keras_ms": round(medians["keras"], 2),
-                "keras_metaformer_ms": round(medians["keras_metaformer"], 2),
-                "ratio": round(medians["keras_metaformer"] / medians["keras"], 3),
-                "ratio_of_fastest": round(
-                    minima["keras_metaformer"] / minima["keras"], 3
-                ),
-                "machine": platform.processor() or platform.machine(),
+                "ours_ms": round(medians["ours", threads], 2),
+                "stock_ms": round(medians["stock", threads], 2),
+                "ratio": round(medians["ours", threads] / medians["stock", threads], 3),
+                "paired_ratio": round(statistics.median(paired), 3),
+                "tensorflow_ms": tensorflow and round(tensorflow, 2),
+                "runs": runs,
+                **describe_environment(),
                 "ai_edge_litert": importlib.metadata.version("ai-edge-litert"),
                 "keras": keras.__version__,
+                "tensorflow": importlib.metadata.version("tensorflow"),
             }
         )
     return rows
@@ -102,7 +121,8 @@ def main() -> None:
     for name in arguments.models:
         rows += measure(name, arguments.runs)
         for row in rows[-2:]:
-            print(row)
+            shown = "model threads ours_ms stock_ms ratio paired_ratio tensorflow_ms"
+            print({column: row[column] for column in shown.split()}, flush=True)
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         with arguments.csv.open("w", newline="") as file:
