@@ -37,6 +37,7 @@ class BlockConfig:
     layer_scale_initial_value: float
     mlp_ratio: float
     mlp_dropout: float
+    gradient_checkpointing: bool
     seed: int | None
 
     def build(self, name: str, rate: float, position: int) -> keras.layers.Layer:
@@ -101,6 +102,7 @@ class BlockConfig:
             layer_scale_initial_value=self.layer_scale_initial_value,
             stochastic_depth_rate=rate,
             seed=seed,
+            gradient_checkpointing=self.gradient_checkpointing,
             name=name,
         )
 

@@ -69,6 +69,7 @@ class MetaFormerConfig:
     head: str = "linear"
     stochastic_depth_rate: float = 0.0
     head_dropout: float = 0.0
+    gradient_checkpointing: Any = False
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -131,6 +132,7 @@ _PER_STAGE = (
     "use_bias",
     "channel_mixer",
     "mlp_ratio",
+    "gradient_checkpointing",
 )
 
 

@@ -48,6 +48,7 @@ class IsotropicConfig:
     output_norm: Any = "layer_norm"
     stochastic_depth_rate: float = 0.0
     head_dropout: float = 0.0
+    gradient_checkpointing: bool = False
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -115,8 +116,8 @@ def IsotropicMetaFormer(
         **fields: `activation`, `norm`, `norm_epsilon`, `residual_scaling`,
             `residual_scale_initial_value`, `layer_scale_initial_value`, `use_bias`,
             `channel_mixer`, `mlp_ratio`, `mlp_dropout`, `output_norm`,
-            `stochastic_depth_rate`, `head_dropout` and `seed`, each as in `MetaFormer`
-            but one for all blocks.
+            `stochastic_depth_rate`, `head_dropout`, `gradient_checkpointing` and
+            `seed`, each as in `MetaFormer` but one for all blocks.
 
     Returns:
         A functional `keras.Model` with the properties `pyramid_outputs` and

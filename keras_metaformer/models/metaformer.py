@@ -47,6 +47,7 @@ def MetaFormer(
     head="linear",
     stochastic_depth_rate=0.0,
     head_dropout=0.0,
+    gradient_checkpointing=False,
     seed=None,
 ) -> PyramidModel:
     """A hierarchical MetaFormer of any depths, widths and mixers.
@@ -114,6 +115,10 @@ def MetaFormer(
         head: `"linear"` or `"mlp"` (linear, squared ReLU, norm, linear).
         stochastic_depth_rate: float in [0, 1). Of the last block; rises linearly.
         head_dropout: float in [0, 1). Dropout rate before the classification layer.
+        gradient_checkpointing: per stage. Whether training keeps of each residual step
+            of the stage its input alone and computes the rest once more for the
+            gradient: less memory, about a third more time. Not with batch norms or
+            dropout in the blocks.
         seed: int, or None for random ones. Of stochastic depth, dropout and random
             matrices.
 
@@ -153,6 +158,7 @@ def MetaFormer(
         head=head,
         stochastic_depth_rate=stochastic_depth_rate,
         head_dropout=head_dropout,
+        gradient_checkpointing=gradient_checkpointing,
         seed=seed,
     )
     arguments = ImageArguments(
