@@ -266,14 +266,10 @@ def _(layer: RandomMixer, x: Any) -> Any:
 
 @stock.register
 def _(layer: TokenLinear, x: Any) -> Any:
-    mixing = keras.layers.EinsumDense(
-        "btc,tu->buc",
-        (layer.units, x.shape[-1]),
-        bias_axes="u",
-        dtype=layer.dtype_policy,
-    )
-    outputs = mixing(x)
-    mixing.set_weights([to_numpy(layer.kernel), to_numpy(layer.bias)[:, None]])
+    # As Mixers are written in Keras; EinsumDense with a bias per token has no TFLite form.
+    mixing = keras.layers.Dense(layer.units, dtype=layer.dtype_policy)
+    outputs = keras.layers.Permute((2, 1))(mixing(keras.layers.Permute((2, 1))(x)))
+    mixing.set_weights([to_numpy(layer.kernel), to_numpy(layer.bias)])
     return outputs
 
 
