@@ -266,7 +266,7 @@ def _(layer: RandomMixer, x: Any) -> Any:
 
 @stock.register
 def _(layer: TokenLinear, x: Any) -> Any:
-    # As Mixers are written in Keras; EinsumDense with a bias per token has no TFLite form.
+    # As Mixers are written in Keras: EinsumDense with such a bias has no TFLite form.
     mixing = keras.layers.Dense(layer.units, dtype=layer.dtype_policy)
     outputs = keras.layers.Permute((2, 1))(mixing(keras.layers.Permute((2, 1))(x)))
     mixing.set_weights([to_numpy(layer.kernel), to_numpy(layer.bias)])
