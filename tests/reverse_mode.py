@@ -11,8 +11,8 @@ BACKEND = keras.backend.backend()
 def with_gradients(function: Callable[..., Any]) -> Callable[..., tuple[Any, ...]]:
     """`(*tensors, gradient) -> (outputs, the gradient to each tensor)`."""
 
-    def reverse(*tensors: Any) -> tuple[Any, ...]:
-        *tensors, gradient = tensors
+    def reverse(*arguments: Any) -> tuple[Any, ...]:
+        *tensors, gradient = arguments
         if BACKEND == "jax":
             import jax
 

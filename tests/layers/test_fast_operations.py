@@ -46,13 +46,13 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
         None,
     ),
     "convolution": (
-        lambda *tensors: fast_operations.convolution(*tensors, 2, 1),
+        lambda x, kernel, bias: fast_operations.convolution(x, kernel, bias, 2, 1),
         [MAP, (3, 3, 8, 4), (4,)],
         (2, 3, 3, 4),
         _plain_convolution,
     ),
     "image_norm": (
-        lambda *tensors: fast_operations.image_norm(*tensors, 1e-6),
+        lambda x, scale, bias: fast_operations.image_norm(x, scale, bias, 1e-6),
         [MAP, (8,), (8,)],
         MAP,
         _plain_image_norm,
@@ -106,9 +106,8 @@ def test_values_and_gradients_are_those_of_the_plain_form(name, dtype):
 def test_star_relu_like_its_formula(fast):
     inputs, scale, bias = _numbers(MAP, (1,), (1,))
     with fast_paths.switched(fast):
-        outputs = fast_operations.star_relu(
-            *map(keras.ops.convert_to_tensor, (inputs, scale, bias))
-        )
+        tensors: Any = map(keras.ops.convert_to_tensor, (inputs, scale, bias))
+        outputs = fast_operations.star_relu(*tensors)
     _assert_near(outputs, formulas.star_relu(inputs, scale, bias), 1e-6)
 
 
@@ -124,14 +123,11 @@ def test_gradient_of_star_relu_like_finite_differences(fast):
         step = np.zeros_like(array)
         flat = np.ravel_multi_index([size // 2 for size in array.shape], array.shape)
         step.flat[flat] = 1e-4
-        moved = [
-            (
-                formulas.star_relu(
-                    *exact[:index], array + sign * step, *exact[index + 1 :]
-                )
-            )
-            for sign in (1, -1)
-        ]
+        moved = []
+        for sign in (1, -1):
+            arrays: Any = [*exact]
+            arrays[index] = array + sign * step
+            moved.append(formulas.star_relu(*arrays))
         difference = ((moved[0] - moved[1]) * weights).sum() / 2e-4
         assert _to_numpy(gradient).flat[flat] == pytest.approx(difference, rel=1e-4)
 
