@@ -1,17 +1,20 @@
 """Latency of our LiteRT files against Keras' own export, in one interleaved run.
 
-    python benchmarks/litert.py ConvFormerS18 CAFormerS18 --csv results/litert.csv
+    python benchmarks/litert.py ConvFormerS18 --csv times.csv --page docs/mobile.md
 
 Both files have batch 1, the same static input and builtin operators only. "stock" is
 what `model.export(format="litert")` gives for the model written with stock Keras
 layers (`keras_metaformer.benchmark.stock`), "tensorflow" our model in a `tf.function`
-at batch 1, on all cores. All take turns, so that another load on the machine hits all
-alike; compare the rows of one run only. The random weights do not change the times.
+at batch 1, on all cores, and "products" a file with the matrix products of the model
+and nothing else, below which only faster products could get. All take turns, so that
+another load on the machine hits all alike; compare the rows of one run only. The
+random weights do not change the times. The page gets its table between two marks.
 """
 
 import argparse
 import csv
 import importlib.metadata
+import io
 import statistics
 import tempfile
 import time
@@ -22,6 +25,7 @@ import numpy as np
 
 import keras_metaformer as km
 from keras_metaformer.benchmark.environment import describe_environment
+from keras_metaformer.benchmark.matrix_products import MatrixProduct, matrix_products
 from keras_metaformer.benchmark.stock import stock_model
 from keras_metaformer.export.convert import GraphOptions, convert
 
@@ -44,14 +48,55 @@ def keras_export(model: keras.Model, folder: Path) -> bytes:
     return path.read_bytes()
 
 
-def litert_call(content: bytes, threads: int, image: np.ndarray):
+def litert_call(content: bytes, threads: int, image: np.ndarray | None = None):
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=content, num_threads=threads)
     interpreter.allocate_tensors()
-    (details,) = interpreter.get_input_details()
-    interpreter.set_tensor(details["index"], image)
+    for details in interpreter.get_input_details():
+        random = np.random.default_rng(0).normal(size=details["shape"])
+        value = random.astype("float32") if image is None else image
+        interpreter.set_tensor(details["index"], value)
     return interpreter.invoke
+
+
+def products_file(products: list[MatrixProduct]) -> bytes:
+    """The products as 1x1 convolutions, or of two inputs where both are activations."""
+    import tensorflow as tf
+
+    lefts = [(1, p.batch, p.rows, p.inner) for p in products]
+    rights = [(1, p.batch, p.inner, p.columns) for p in products]
+    read = set(lefts) | {
+        shape
+        for shape, product in zip(rights, products, strict=True)
+        if product.weight_is_activation
+    }
+    random = np.random.default_rng(0)
+
+    @tf.function(
+        input_signature=[
+            {str(shape): tf.TensorSpec(shape, tf.float32) for shape in sorted(read)}
+        ]
+    )
+    def compute(inputs):
+        outputs = {}
+        for index, (left, right, product) in enumerate(
+            zip(lefts, rights, products, strict=True)
+        ):
+            if product.weight_is_activation:
+                output = tf.matmul(inputs[str(left)], inputs[str(right)])
+            else:
+                kernel = random.normal(size=(1, 1, product.inner, product.columns))
+                output = tf.nn.conv2d(
+                    inputs[str(left)], tf.constant(kernel, tf.float32), 1, "VALID"
+                )
+            outputs[str(index)] = output
+        return outputs
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [compute.get_concrete_function()], compute
+    )
+    return converter.convert()
 
 
 def tensorflow_call(model: keras.Model, image: np.ndarray):
@@ -66,14 +111,18 @@ def measure(name: str, runs: int) -> list[dict]:
     model = getattr(km, name)(weights=None)
     shape = model.input_shape[1:]
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype("float32")
+    plain = stock_model(model)
     with tempfile.TemporaryDirectory() as folder:
-        stock = keras_export(stock_model(model), Path(folder))
+        stock = keras_export(plain, Path(folder))
+    products = products_file(matrix_products(plain, 1))
     ours = convert(model, GraphOptions(shape))
     calls = {
         (file, threads): litert_call(content, threads, image)
         for file, content in (("stock", stock), ("ours", ours))
         for threads in (1, 2)
     }
+    for threads in (1, 2):
+        calls["products", threads] = litert_call(products, threads)
     calls["tensorflow", 2] = tensorflow_call(model, image)
     times: dict[tuple, list[float]] = {key: [] for key in calls}
     for _ in range(runs):
@@ -100,6 +149,7 @@ def measure(name: str, runs: int) -> list[dict]:
                 "stock_ms": round(medians["stock", threads], 2),
                 "ratio": round(medians["ours", threads] / medians["stock", threads], 3),
                 "paired_ratio": round(statistics.median(paired), 3),
+                "products_ms": round(medians["products", threads], 2),
                 "tensorflow_ms": tensorflow and round(tensorflow, 2),
                 "runs": runs,
                 **describe_environment(),
@@ -111,24 +161,69 @@ def measure(name: str, runs: int) -> list[dict]:
     return rows
 
 
+START = "<!-- latency: written by benchmarks/litert.py -->\n"
+END = "<!-- end of the latency -->\n"
+
+
+def section(rows: list[dict]) -> str:
+    """The table of the page and what it was measured on."""
+    lines = [
+        "| model | threads | this file, ms | stock, ms | ratio | products, ms | "
+        "TensorFlow, ms |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *(
+            f"| {row['model']} | {row['threads']} | {row['ours_ms']} | "
+            f"{row['stock_ms']} | {row['paired_ratio']} | {row['products_ms']} | "
+            f"{row['tensorflow_ms'] or ''} |"
+            for row in rows
+        ),
+    ]
+    first = rows[0]
+    return "\n".join(lines) + (
+        f"\n\nMedians of {first['runs']} interleaved runs, float32, batch 1, "
+        f"{first['date'][:10]}, revision {first['revision']}; {first['cpu']}, "
+        f"{first['cores']} cores; ai-edge-litert {first['ai_edge_litert']}, keras "
+        f"{first['keras']}, tensorflow {first['tensorflow']}.\n"
+    )
+
+
+def replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="constructors, such as CAFormerS18")
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--csv", type=Path)
+    parser.add_argument("--csv", type=Path, help="where to write all numbers")
+    parser.add_argument("--page", type=Path, help="a page with the two marks")
     arguments = parser.parse_args()
+    if arguments.page:
+        before, mark, rest = arguments.page.read_text(encoding="utf-8").partition(START)
+        _, end, after = rest.partition(END)
+        if not (mark and end):
+            parser.error(f"{arguments.page} needs the marks {START!r} and {END!r}")
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.runs)
         for row in rows[-2:]:
-            shown = "model threads ours_ms stock_ms ratio paired_ratio tensorflow_ms"
+            shown = (
+                "model threads ours_ms stock_ms ratio paired_ratio products_ms "
+                "tensorflow_ms"
+            )
             print({column: row[column] for column in shown.split()}, flush=True)
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        replace(arguments.csv, table.getvalue())
+    if arguments.page:
+        replace(arguments.page, f"{before}{START}\n{section(rows)}\n{END}{after}")
 
 
 if __name__ == "__main__":
