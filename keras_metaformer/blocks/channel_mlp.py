@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 
 
@@ -87,7 +87,7 @@ class ChannelMLP(keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
-        hidden = self.activation(self.expand(inputs))
+        hidden = activate(self.activation, self.expand(inputs))
         if self.drop is None:
             return self.project(hidden)
         hidden = self.drop(hidden, training=training)

@@ -84,6 +84,13 @@ def make_activation(spec: Any, dtype: Any = None) -> keras.layers.Layer:
     return make_layer("activation", spec, ACTIVATIONS, dtype)
 
 
+def activate(activation: Any, hidden: Any) -> Any:
+    """The activation of a map that no one else needs: it may be overwritten."""
+    if isinstance(activation, StarReLU):
+        return activation(hidden, overwrite=True)
+    return activation(hidden)
+
+
 def _layer_norm(use_bias, epsilon, dtype):
     return keras.layers.LayerNormalization(
         epsilon=epsilon, center=use_bias, dtype=dtype

@@ -3,7 +3,7 @@
 import keras
 
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.validation import positive_integer
 
@@ -85,7 +85,8 @@ class SeparableConvolutionMixer(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        return self.project(self.depthwise(self.activation(self.expand(inputs))))
+        hidden = activate(self.activation, self.expand(inputs))
+        return self.project(self.depthwise(hidden))
 
     def compute_output_shape(self, input_shape):
         return input_shape

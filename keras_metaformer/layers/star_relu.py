@@ -35,6 +35,8 @@ class StarReLU(keras.layers.Layer):
 
     Call arguments:
         inputs: float tensor of any shape.
+        overwrite: bool. Whether no one else needs the inputs, so that the outputs may
+            take their memory where no gradient is wanted.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
@@ -87,8 +89,8 @@ class StarReLU(keras.layers.Layer):
             trainable=self.learn_bias,
         )
 
-    def call(self, inputs):
-        return fast_operations.star_relu(inputs, self.scale, self.bias)
+    def call(self, inputs, overwrite=False):
+        return fast_operations.star_relu(inputs, self.scale, self.bias, overwrite)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -200,3 +200,26 @@ def test_star_relu_keeps_one_map_and_has_all_derivatives_on_jax():
 
     np.testing.assert_allclose(jax.jvp(total, (scale,), (scale,))[1], inputs.size)
     assert jax.hessian(total)(scale).shape == (1, 1)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_star_relu_overwrites_only_what_it_may(shared):
+    inputs, scale, bias = _numbers(MAP, (1,), (1,))
+    layer = layers.StarReLU((float(scale[0]), float(bias[0])))
+    tensor = keras.ops.convert_to_tensor(inputs.copy())
+    outputs = layer(tensor) if shared else layer(tensor, overwrite=True)
+    _assert_near(outputs, formulas.star_relu(inputs, scale, bias), 1e-6)
+    if shared:
+        np.testing.assert_array_equal(_to_numpy(tensor), inputs)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the others see it by themselves")
+def test_star_relu_takes_no_new_memory_without_gradients():
+    import torch
+
+    layer = layers.StarReLU()
+    tensor = torch.ones(MAP)
+    with torch.no_grad():
+        assert layer(tensor, overwrite=True).data_ptr() == tensor.data_ptr()
+    tensor = torch.ones(MAP)
+    assert layer(tensor, overwrite=True).data_ptr() != tensor.data_ptr()

@@ -13,7 +13,7 @@ from keras import ops
 from keras_metaformer.layers import fast_paths
 
 
-def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
+def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> Any:
     """`scale * relu(inputs) ** 2 + bias`, for whose gradient one map is kept.
 
     Differentiated step by step it keeps the rectified map, its square and a mask.
@@ -22,6 +22,7 @@ def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
         inputs: float tensor of any shape.
         scale: variable `(1,)`.
         bias: variable `(1,)`.
+        overwrite: bool. Whether the inputs' memory may be used for the outputs.
 
     Returns:
         Tensor of the inputs' shape and dtype.
@@ -29,7 +30,7 @@ def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
     scale, bias = _like(inputs, scale, bias)
     fast = _of_backend("star_relu", inputs)
     if fast is not None:
-        return fast(inputs, scale, bias)
+        return fast(inputs, scale, bias, overwrite)
     return scale * ops.square(ops.relu(inputs)) + bias
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import tensorflow as tf
 
 
-def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
+def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
     """StarReLU that keeps the rectified map for the gradient, and nothing else."""
+    del overwrite  # TensorFlow sees by itself what is needed no more.
     # Values, as a function with its own gradient may not read variables.
     scale, bias = (tf.convert_to_tensor(weight) for weight in (scale, bias))
     return _star_relu(inputs, scale, bias)

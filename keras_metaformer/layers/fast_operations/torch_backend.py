@@ -6,13 +6,17 @@ import torch
 from torch.nn import functional
 
 
-def star_relu(inputs: Any, scale: Any, bias: Any) -> Any:
+def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
     """StarReLU in two passes over the map, with one kept for the gradient."""
     if torch.compiler.is_compiling():  # fuses and recomputes by itself
         return scale * torch.square(torch.relu(inputs)) + bias
     if torch.is_grad_enabled():
         return _StarReLU.apply(inputs, scale, bias)
-    return _forward(torch.relu(inputs), scale, bias)
+    if inputs.device.type != "cpu":
+        return _forward(torch.relu(inputs), scale, bias)
+    # Fresh memory costs more than the arithmetic: the pages come in one by one.
+    rectified = torch.relu_(inputs) if overwrite else torch.relu(inputs)
+    return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=rectified)
 
 
 def _forward(rectified: Any, scale: Any, bias: Any) -> Any:
