@@ -235,7 +235,11 @@ def test_the_command(model):
         page_files()
     except PageMissingError as error:
         pytest.skip(str(error))
-    program = "from keras_metaformer.cli import main; main()"
+    # Programs in the background of a shell script are started with Ctrl-C ignored.
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from keras_metaformer.cli import main; main()"
+    )
     command = [sys.executable, "-c", program, "web", "--port", "0", "--model", model]
     with subprocess.Popen(
         list(map(str, command)),
@@ -244,16 +248,19 @@ def test_the_command(model):
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        url = line.split()[4]
-        host, port = url.split("/")[2].split(":")
-        assert host == "127.0.0.1"
-        connection = http.client.HTTPConnection(host, int(port), timeout=30)
-        response, content = _get(connection, "/metaformer/")
-        assert response.status == 200
-        assert b"What is in the picture?" in content
-        connection.close()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
-        assert "Traceback" not in process.stderr.read()
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            url = line.split()[4]
+            host, port = url.split("/")[2].split(":")
+            assert host == "127.0.0.1"
+            connection = http.client.HTTPConnection(host, int(port), timeout=30)
+            response, content = _get(connection, "/metaformer/")
+            assert response.status == 200
+            assert b"What is in the picture?" in content
+            connection.close()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()  # Where it has not ended, this block would wait for it.
