@@ -1,6 +1,7 @@
 """The norm of the PoolFormers: one group of channels, one image at a time."""
 
 import keras
+from keras import ops
 
 from keras_metaformer.layers import fast_operations
 
@@ -48,7 +49,10 @@ class ImageNormalization(keras.layers.GroupNormalization):
             gamma = self.gamma if self.scale else None
             beta = self.beta if self.center else None
             outputs = fast_operations.image_norm(inputs, gamma, beta, self.epsilon)
-        return super().call(inputs) if outputs is None else outputs
+        if outputs is None:
+            return super().call(inputs)
+        # Keras' layer does not cast its inputs: a float32 map may come in.
+        return ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
         config = super().get_config()

@@ -149,8 +149,28 @@ def _convnext(layer, x):
     return hidden @ _kernel(layer.aggregation) + to_numpy(layer.aggregation.bias)
 
 
+def _image_norm(layer, x):
+    normed = formulas.normalize(x, (1, 2, 3), layer.epsilon)
+    if layer.scale:
+        normed = normed * to_numpy(layer.gamma)
+    return normed + to_numpy(layer.beta) if layer.center else normed
+
+
 # Small kernels: JAX takes long to compile large ones.
 CASES = {
+    "ImageNormalization": Case(
+        layers.ImageNormalization, trainable=2, reference=_image_norm
+    ),
+    "ImageNormalization-no-bias": Case(
+        lambda **kw: layers.ImageNormalization(center=False, **kw),
+        trainable=1,
+        reference=_image_norm,
+    ),
+    "ImageNormalization-no-scale": Case(
+        lambda **kw: layers.ImageNormalization(1e-3, scale=False, **kw),
+        trainable=1,
+        reference=_image_norm,
+    ),
     "StarReLU": Case(layers.StarReLU, trainable=2, reference=_star_relu),
     "StarReLU-paper-learned-bias": Case(
         lambda **kw: layers.StarReLU("paper", learn_scale=False, **kw),
