@@ -51,7 +51,7 @@ class ResidualBranch(keras.layers.Layer):
         seed: int, or None for a random one. Of the stochastic depth.
         gradient_checkpointing: bool. Whether training keeps only the input of norm and
             transform and computes what lies between once more for the gradient: less
-            memory, about a third more time.
+            memory for the time of one more forward pass.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:

@@ -117,8 +117,8 @@ def MetaFormer(
         head_dropout: float in [0, 1). Dropout rate before the classification layer.
         gradient_checkpointing: per stage. Whether training keeps of each residual step
             of the stage its input alone and computes the rest once more for the
-            gradient: less memory, about a third more time. Not with batch norms or
-            dropout in the blocks.
+            gradient: less memory for the time of one more forward pass. Not with batch
+            norms or dropout in the blocks.
         seed: int, or None for random ones. Of stochastic depth, dropout and random
             matrices.
 

@@ -22,7 +22,7 @@ def _numbers(*shapes: tuple[int, ...], seed: int = 0) -> list[np.ndarray]:
 
 
 def _plain_image_norm(inputs, scale, bias):
-    # Keras' own layer, as there is no plain operation.
+    # The formula: where it is not fast, Keras' own layer is called.
     centred = inputs - keras.ops.mean(inputs, axis=(1, 2, 3), keepdims=True)
     variance = keras.ops.mean(centred**2, axis=(1, 2, 3), keepdims=True)
     return centred * keras.ops.rsqrt(variance + 1e-6) * scale + bias

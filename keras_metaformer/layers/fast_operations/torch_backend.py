@@ -12,17 +12,15 @@ def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
         return scale * torch.square(torch.relu(inputs)) + bias
     if torch.is_grad_enabled():
         return _StarReLU.apply(inputs, scale, bias)
-    if inputs.device.type != "cpu":
-        return _forward(torch.relu(inputs), scale, bias)
     # Fresh memory costs more than the arithmetic: the pages come in one by one.
     rectified = torch.relu_(inputs) if overwrite else torch.relu(inputs)
-    return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=rectified)
+    return _forward(rectified, scale, bias, out=rectified)
 
 
-def _forward(rectified: Any, scale: Any, bias: Any) -> Any:
+def _forward(rectified: Any, scale: Any, bias: Any, out: Any = None) -> Any:
     if rectified.device.type == "cpu":  # Elsewhere reading the number would wait.
-        return torch.addcmul(bias, rectified, rectified, value=scale.item())
-    return torch.addcmul(bias, rectified, rectified * scale)
+        return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=out)
+    return torch.addcmul(bias, rectified, rectified * scale, out=out)
 
 
 class _StarReLU(torch.autograd.Function):
