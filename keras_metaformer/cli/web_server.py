@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from keras_metaformer.data.examples import photograph_files
+
 #: Below a path of its own, so that the service worker, which outlives this server,
 #: has no say in what else is served on the same port some day.
 BASE = "/metaformer/"
@@ -86,6 +88,8 @@ def page_files(application: Path = APPLICATION) -> dict[str, Path]:
     }
     files[""] = files.pop("index.html")
     files["build/worker.js"] = worker
+    for path in photograph_files():
+        files[f"samples/{path.name}"] = path
     for path in sorted(runtime.iterdir()):
         files[f"litert/{path.name}"] = path
     return files

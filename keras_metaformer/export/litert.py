@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_metaformer.arrays import to_numpy
+from keras_metaformer.data.examples import example_photographs
 from keras_metaformer.export import report as measure
 from keras_metaformer.export.convert import GraphOptions, convert, ends_in_softmax
 from keras_metaformer.export.errors import ExportError
@@ -22,8 +23,8 @@ from keras_metaformer.export.report import ExportReport
 #: What the output may differ from Keras, as a part of Keras' largest output.
 TOLERANCES = {None: 1e-4, "float16": 2e-2, "dynamic": 1e-1, "int8": 5e-1}
 _OUTPUTS = ("model", "probabilities", "logits")
-_EXAMPLES = 4
-_ACTIVATION_IMAGES = 2
+_GENERATED = 4
+_ACTIVATION_IMAGES = 3
 
 
 def to_litert(
@@ -75,8 +76,9 @@ def to_litert(
             `EvaluationTransform`, for `LiteRTModel`.
         calibration_images: for `"int8"`, some dozens of images as the file takes them:
             array `(number, height, width, channels)`.
-        images: likewise, to compare the file with the model on; the calibration images
-            or some examples if not given.
+        images: likewise, to compare the file with the model on. If not given, the
+            calibration images, or cut-outs of the package's photographs; generated
+            ones where the channels are not those of a photograph.
         tolerance: largest difference from the model, as a part of its largest output;
             `TOLERANCES` if not given.
         allow_inexact: bool. Whether to write the file even where it is out of
@@ -109,8 +111,7 @@ def to_litert(
     if compared is None:
         compared, source = calibration, "the calibration's"
     if compared is None:
-        compared = example_images(options.input_shape, takes_pixels)
-        source = "generated"
+        compared, source = example_images(options.input_shape, takes_pixels)
     if input_type == "uint8":
         compared = np.clip(np.rint(compared), 0, 255)
 
@@ -165,30 +166,40 @@ def to_litert(
     return result
 
 
-def example_images(shape: tuple[int, int, int], pixels: bool) -> np.ndarray:
-    """Smooth coloured noise, statistically nearer to photographs than white noise.
+def example_images(shape: tuple[int, int, int], pixels: bool) -> tuple[np.ndarray, str]:
+    """Images to compare on: photographs, or generated where those do not fit.
 
     Args:
         shape: `(height, width, channels)`.
         pixels: whether values go from 0 to 255, else they are standardised.
 
     Returns:
-        float32 array `(4, height, width, channels)`.
+        float32 array `(number, height, width, channels)`, and what it shows.
     """
+    height, width, channels = shape
+    if channels in (1, 3):
+        images, source = example_photographs(height, width, channels), "photographs"
+    else:
+        images, source = _generated_images(shape), "generated"
+    if not pixels:
+        images = (images - images.mean()) / images.std()
+    return images, source
+
+
+def _generated_images(shape: tuple[int, int, int]) -> np.ndarray:
+    """Smooth coloured noise, statistically nearer to photographs than white noise."""
     height, width, channels = shape
     rng = np.random.default_rng(0)
     frequencies = np.hypot(
         np.fft.fftfreq(height)[:, None] * height, np.fft.fftfreq(width) * width
     )
     noise = np.fft.fft2(
-        rng.standard_normal((_EXAMPLES, height, width, channels)), axes=(1, 2)
+        rng.standard_normal((_GENERATED, height, width, channels)), axes=(1, 2)
     )
     # Photographs' amplitudes fall as 1 / frequency.
     smooth = np.fft.ifft2(noise / (1.0 + frequencies)[..., None], axes=(1, 2)).real
     smooth = smooth / smooth.std(axis=(1, 2, 3), keepdims=True)
-    if pixels:
-        smooth = np.clip(np.rint(128 + 60 * smooth), 0, 255)
-    return smooth.astype("float32")
+    return np.clip(np.rint(128 + 60 * smooth), 0, 255).astype("float32")
 
 
 def _graph_options(

@@ -23,6 +23,7 @@ from keras_metaformer.cli.web_server import (
     PageServer,
     page_files,
 )
+from keras_metaformer.data.examples import photograph_files
 from keras_metaformer.export import to_litert
 
 pytestmark = pytest.mark.backend_independent
@@ -96,7 +97,7 @@ def test_what_is_served(application, model):
             ("app.js", page / "app.js", "text/javascript; charset=utf-8"),
             ("style.css", page / "style.css", "text/css; charset=utf-8"),
             ("icon.svg", page / "icon.svg", "image/svg+xml"),
-            ("samples/cat.jpg", page / "samples/cat.jpg", "image/jpeg"),
+            ("samples/cat.jpg", photograph_files()[0], "image/jpeg"),
             ("samples/digit.png", page / "samples/digit.png", "image/png"),
             (
                 "build/worker.js",
@@ -175,6 +176,7 @@ def test_the_service_worker_keeps_files_that_exist():
     kept = set(json.loads(listed)) - {"./", "models.json", "build/worker.js"}
     page = APPLICATION / "page"
     files = {p.relative_to(page).as_posix() for p in page.rglob("*.*")}
+    files |= {f"samples/{file.name}" for file in photograph_files()}
     bundled = {"worker.js", "model_file.js", "resize.js"}
     assert kept == files - bundled - {"index.html", "service_worker.js", "icon.svg"}
 

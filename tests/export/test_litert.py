@@ -45,6 +45,7 @@ def test_float32(name, tmp_path):
     check_one_piece(report)
     assert report.relative_difference < 1e-5
     assert report.top1_agreement == 1
+    assert report.images == "12 images, photographs"
     assert report.input == {
         "name": "image",
         "shape": [1, 64, 64, 3],
@@ -53,6 +54,20 @@ def test_float32(name, tmp_path):
     assert report.output == {"name": "probabilities", "shape": [1, 10]}
     assert report.size_bytes == (tmp_path / "model.tflite").stat().st_size
     assert report.size_bytes < 4 * model.count_params() + 100_000
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_to_compare_on(channels):
+    shape = (32, 48, channels)
+    pixels, source = module.example_images(shape, pixels=True)
+    assert source == ("generated" if channels == 4 else "photographs")
+    assert pixels.shape[1:] == shape
+    assert pixels.min() >= 0
+    assert 200 < pixels.max() <= 255
+    standardised, _ = module.example_images(shape, pixels=False)
+    assert standardised.mean() == pytest.approx(0, abs=1e-3)
+    assert standardised.std() == pytest.approx(1, abs=1e-3)
+    assert standardised.shape == pixels.shape
 
 
 @ON_TENSORFLOW

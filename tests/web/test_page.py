@@ -9,6 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from keras_metaformer.cli.web_server import APPLICATION
+from keras_metaformer.data.examples import photograph_files
 from keras_metaformer.export import LiteRTModel, to_litert
 from tests.export.models import hierarchical
 from tests.web.browser import Page, chromium, serving
@@ -116,9 +117,11 @@ def test_a_picture_that_the_telephone_says_to_turn(page, files):
 
 
 def test_samples(page, files):
-    for name in ("cat.jpg", "coffee.jpg", "rocket.jpg", "digit.png"):
-        page.do(page.find(f"[data-sample='samples/{name}']").click)
-        check_scores(page, files.model, APPLICATION / "page/samples" / name)
+    samples = [*photograph_files(), APPLICATION / "page/samples/digit.png"]
+    assert len(samples) == 4
+    for sample in samples:
+        page.do(page.find(f"[data-sample='samples/{sample.name}']").click)
+        check_scores(page, files.model, sample)
 
 
 @pytest.mark.parametrize("accelerator", ["wasm", "webgpu"])
@@ -221,4 +224,4 @@ def test_without_a_network_after_the_first_load(driver, files):
     check_scores(page, files.logits, files.china)
     page.do(lambda: page.find("#model option:nth-child(2)").click())
     page.do(page.find("[data-sample='samples/cat.jpg']").click)
-    check_scores(page, files.model, APPLICATION / "page/samples/cat.jpg")
+    check_scores(page, files.model, photograph_files()[0])
