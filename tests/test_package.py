@@ -1,17 +1,20 @@
 """What `import keras_metaformer` costs, and who imports whom."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
 
 import keras_metaformer
+from tests.small_models import build_small
 
 PACKAGE = Path(keras_metaformer.__file__).parent
 #: Backends other than the active one, and what only some jobs need.
@@ -42,6 +45,7 @@ ALLOWED = {
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
     "explain": {"layers", "blocks", "models", "weights", "data", "inference"},
     "benchmark": {"layers", "blocks", "models", "inference"},
+    "keras_import": set(),
 }
 #: The catalogue is data, which says what a constructor's `weights` takes; and a builder
 #: hands a model to the loader at the end, in a function.
@@ -58,7 +62,7 @@ BELOW_ALL = "arrays"
 ABOVE_ALL = ("__init__", "__main__", "cli")
 
 
-def _run(code: str) -> dict:
+def _run(code: str) -> Any:
     finished = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PACKAGE.parent,
@@ -148,11 +152,25 @@ def test_the_direction_of_imports(module, path):
     assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
+def _names_by_module() -> dict[str, list[str]]:
+    """The public names as type checkers see them: the imports of `__init__`."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
+    found: dict[str, list[str]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in map(id, tree.body):
+            assert node.module is not None
+            module = node.module.removeprefix("keras_metaformer").removeprefix(".")
+            names = [alias.name for alias in node.names]
+            # `from keras_metaformer import layers` imports a module.
+            found |= {module: names} if module else {name: [] for name in names}
+    return found
+
+
 def _imported_with_the_package() -> dict[str, Path]:
-    """The modules that `import keras_metaformer` runs, by their top-level imports."""
+    """The modules that run with Keras and the package, by their top-level imports."""
     paths = dict(_modules())
     found: dict[str, Path] = {}
-    waiting = ["__init__"]
+    waiting = ["__init__", *_names_by_module()]
     while waiting:
         module = waiting.pop()
         if module in found:
@@ -201,7 +219,67 @@ def test_the_exceptions_are_still_needed():
 
 
 @pytest.mark.backend_independent
-def test_public_names_exist_once():
-    for name in keras_metaformer.__all__:
-        assert hasattr(keras_metaformer, name)
+def test_public_names_exist_once_and_are_what_type_checkers_see():
     assert len(set(keras_metaformer.__all__)) == len(keras_metaformer.__all__)
+    seen = {}
+    for module, names in _names_by_module().items():
+        imported = importlib.import_module(f"keras_metaformer.{module}")
+        seen |= {name: getattr(imported, name) for name in names}
+        if "." not in module:
+            seen[module] = imported
+    assert set(seen) == set(keras_metaformer.__all__)
+    assert set(seen) <= set(dir(keras_metaformer))
+    for name, value in seen.items():
+        assert getattr(keras_metaformer, name) is value
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = keras_metaformer.nothing  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("saved") / "model.keras"
+    build_small("caformer").save(path)
+    return path
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import keras, keras_metaformer",
+        "import keras_metaformer, keras",
+        "import keras_metaformer.models.registry, keras",
+        "from keras_metaformer.layers.star_relu import StarReLU; import keras",
+        "from keras_metaformer import export, MetaFormer; import keras",
+        "from keras_metaformer import *; import keras",
+    ],
+)
+def test_keras_finds_the_classes_of_saved_models(imports, saved_model):
+    found = _run(
+        "import sys\n"
+        f"{imports}\n"
+        "import json, keras_metaformer\n"
+        "finders = [type(finder).__module__ for finder in sys.meta_path]\n"
+        f"model = keras.saving.load_model({str(saved_model)!r})\n"
+        "missing = set(keras_metaformer.__all__) - set(vars(keras_metaformer))\n"
+        "print(json.dumps([model.count_params(), sorted(missing), finders]))\n"
+    )
+    parameters, missing, finders = found
+    assert parameters == build_small("caformer").count_params()
+    assert missing == []
+    assert "keras_metaformer.keras_import" not in finders
+
+
+@pytest.mark.backend_independent
+def test_what_needs_no_keras_brings_it_not_in():
+    imported = _run(
+        "import json, sys\n"
+        "import keras_metaformer\n"
+        "from keras_metaformer import export\n"
+        "from keras_metaformer.cli import app\n"
+        "export.LiteRTModel\n"
+        "app(['export', '--help'], standalone_mode=False)\n"
+        "print(json.dumps(sorted(sys.modules)))\n"
+    )
+    assert "keras_metaformer.export.runner" in imported
+    assert not {"keras", *BACKENDS} & set(imported)

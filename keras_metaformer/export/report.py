@@ -129,8 +129,8 @@ def gpu_verdict(path: Path) -> str:
         return "not tested: no Vulkan driver found (VK_ICD_FILENAMES names none)"
     try:
         child = subprocess.run(
-            # By its path, without this directory on sys.path: importing the package
-            # would import Keras, which takes longer than the check.
+            # By its path, without this directory on sys.path: the child need not find
+            # the package.
             [sys.executable, "-P", str(_GPU_CHECK), str(path)],
             env={**os.environ, "LD_LIBRARY_PATH": _library_path()},
             capture_output=True,

@@ -10,8 +10,11 @@ from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
 from keras_metaformer.models.image_model import ImageArguments
 
 
-def shake(model, seed=0):
-    """Moves every weight off its initial value: scales off 1, biases off 0."""
+def shake(model, seed=0, kernels=3.0):
+    """Moves weights off their initial values: scales off 1, biases off 0.
+
+    Kernels are multiplied.
+    """
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if "random_matrix" in weight.path or "seed" in weight.path:
@@ -22,7 +25,7 @@ def shake(model, seed=0):
         elif value.ndim < 2:
             weight.assign(value + 0.2 * rng.standard_normal(value.shape))
         else:
-            weight.assign(value * 3.0)
+            weight.assign(value * kernels)
     return model
 
 

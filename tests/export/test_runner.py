@@ -1,5 +1,6 @@
 """`LiteRTModel` on damaged files and images, and files whose writing was killed."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -167,3 +168,27 @@ def test_killed_while_writing(tmp_path):
     assert runner.input_dtype == np.float32
     # What was being written stands under another name.
     assert list(tmp_path.glob("*.tflite")) == [path]
+
+
+@pytest.mark.parametrize(
+    "name", ["keras_metaformer.export.LiteRTModel", "LiteRTModel"], ids=["km", "from"]
+)
+def test_the_runner_brings_in_no_keras_and_no_backend(name, exported):
+    program = f"""
+import json, sys
+import keras_metaformer
+from keras_metaformer.data.examples import photograph_files
+from keras_metaformer.export import LiteRTModel
+
+results = {name}({str(exported)!r}).classify(photograph_files(), top=1)
+heavy = {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
+print(json.dumps([results, sorted(heavy)]))
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 0, child.stderr
+    results, heavy = json.loads(child.stdout.splitlines()[-1])
+    assert heavy == []
+    assert [len(best) for best in results] == [1, 1, 1]
+    assert all(label in LABELS and score > 1 / 3 for ((label, score),) in results)
