@@ -22,6 +22,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from page import around, replace
 
 import keras_metaformer as km
 from keras_metaformer.benchmark.environment import describe_environment
@@ -187,13 +188,6 @@ def section(rows: list[dict]) -> str:
     )
 
 
-def replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", help="constructors, such as CAFormerS18")
@@ -202,10 +196,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="a page with the two marks")
     arguments = parser.parse_args()
     if arguments.page:
-        before, mark, rest = arguments.page.read_text(encoding="utf-8").partition(START)
-        _, end, after = rest.partition(END)
-        if not (mark and end):
-            parser.error(f"{arguments.page} needs the marks {START!r} and {END!r}")
+        before, after = around(arguments.page, START, END)
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.runs)
@@ -216,14 +207,13 @@ def main() -> None:
             )
             print({column: row[column] for column in shown.split()}, flush=True)
     if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         table = io.StringIO()
         writer = csv.DictWriter(table, rows[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         replace(arguments.csv, table.getvalue())
     if arguments.page:
-        replace(arguments.page, f"{before}{START}\n{section(rows)}\n{END}{after}")
+        replace(arguments.page, f"{before}\n{section(rows)}\n{after}")
 
 
 if __name__ == "__main__":
