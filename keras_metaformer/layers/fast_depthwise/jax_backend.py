@@ -81,9 +81,12 @@ def _sum_of_shifted(inputs, kernel, strides):
     kernel = jnp.pad(kernel.astype(padded.dtype), extra)
     outputs = jnp.zeros((), padded.dtype)
     for u in range(size):
+        # Row by row, as a sum of all would wait at each step for the one before.
+        row = jnp.zeros((), padded.dtype)
         for v in range(size):
             shifted = padded[:, u : u + height : strides, v : v + width : strides]
-            outputs = outputs + shifted * kernel[u, v]
+            row = row + shifted * kernel[u, v]
+        outputs = outputs + row
     return outputs[..., :channels].astype(inputs.dtype)
 
 

@@ -77,9 +77,11 @@ def _sum_of_shifted(inputs, kernel, strides):
     kernel = tf.pad(tf.cast(kernel, padded.dtype), extra)
     outputs: Any = tf.zeros((), padded.dtype)
     for u in range(size):
+        row: Any = tf.zeros((), padded.dtype)
         for v in range(size):
             shifted = padded[:, u : u + height : strides, v : v + width : strides]
-            outputs = outputs + shifted * kernel[u, v]
+            row = row + shifted * kernel[u, v]
+        outputs = outputs + row
     return tf.cast(outputs[..., :channels], inputs.dtype)
 
 
