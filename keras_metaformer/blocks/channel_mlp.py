@@ -2,8 +2,11 @@
 
 import keras
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner, is_prepared
+from keras_metaformer.layers.star_relu import StarReLU
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -87,11 +90,33 @@ class ChannelMLP(keras.layers.Layer):
         )
 
     def call(self, inputs, training=False):
-        hidden = activate(self.activation, self.expand(inputs))
+        hidden = call_inner(self, self.expand, inputs)
+        outputs = None if training else self._activate_and_project(hidden)
+        if outputs is not None:
+            return outputs
+        hidden = activate(self, self.activation, hidden, training)
         if self.drop is None:
-            return self.project(hidden)
-        hidden = self.drop(hidden, training=training)
-        return self.drop(self.project(hidden), training=training)
+            return call_inner(self, self.project, hidden)
+        hidden = call_inner(self, self.drop, hidden, training)
+        outputs = call_inner(self, self.project, hidden)
+        return call_inner(self, self.drop, outputs, training)
+
+    def _activate_and_project(self, hidden):
+        """Both in one, outside training, where that is faster; else None."""
+        if type(self.activation) is not StarReLU:
+            return None
+        if not all(
+            is_prepared(self, layer, hidden)
+            for layer in (self.activation, self.project)
+        ):
+            return None
+        return fast_operations.star_relu_then_dense(
+            hidden,
+            self.activation.scale,
+            self.activation.bias,
+            self.project.kernel,
+            self.project.bias,
+        )
 
     def compute_output_shape(self, input_shape):
         return input_shape

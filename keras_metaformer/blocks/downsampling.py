@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.validation import positive_integer
 
@@ -85,10 +86,14 @@ class Downsampling(keras.layers.Layer):
         if self.post_norm is not None and not self.post_norm.built:
             self.post_norm.build(output_shape)
 
-    def call(self, inputs):
-        x = inputs if self.pre_norm is None else self.pre_norm(inputs)
+    def call(self, inputs, training=False):
+        x = inputs
+        if self.pre_norm is not None:
+            x = call_inner(self, self.pre_norm, x, training)
         x = self._convolve(x)
-        return x if self.post_norm is None else self.post_norm(x)
+        if self.post_norm is not None:
+            x = call_inner(self, self.post_norm, x, training)
+        return x
 
     def _convolve(self, x):
         layer = self.convolution

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.serialization import deserialize_layers
 
 _PARTS = ("token_mixing", "channel_mixing", "between")
@@ -56,10 +57,10 @@ class MetaFormerBlock(keras.layers.Layer):
                 layer.build(input_shape)
 
     def call(self, inputs, training=False):
-        hidden = self.token_mixing(inputs, training=training)
+        hidden = call_inner(self, self.token_mixing, inputs, training)
         if self.between is not None:
-            hidden = self.between(hidden)
-        return self.channel_mixing(hidden, training=training)
+            hidden = call_inner(self, self.between, hidden, training)
+        return call_inner(self, self.channel_mixing, hidden, training)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalizedSkip
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -65,9 +66,9 @@ class PatchMerging(keras.layers.Layer):
                 layer.build(input_shape)
             input_shape = layer.compute_output_shape(input_shape)
 
-    def call(self, inputs):
-        # Keras hands `training` on to both.
-        return self.projection(self.depthwise(inputs))
+    def call(self, inputs, training=False):
+        merged = call_inner(self, self.depthwise, inputs, training)
+        return call_inner(self, self.projection, merged, training)
 
     def compute_output_shape(self, input_shape):
         return self.depthwise.compute_output_shape(input_shape)

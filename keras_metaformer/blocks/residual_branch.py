@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.layer_scale import LayerScale
 from keras_metaformer.layers.res_scale import ResScale
 from keras_metaformer.layers.serialization import deserialize_layers
@@ -139,16 +140,19 @@ class ResidualBranch(keras.layers.Layer):
         if self.gradient_checkpointing and training:
             branch = keras.remat(self._branch)(inputs)
         else:
-            branch = self._branch(inputs)
+            branch = self._branch(inputs, training)
         if self.stochastic_depth is not None:
-            branch = self.stochastic_depth(branch, training=training)
+            branch = call_inner(self, self.stochastic_depth, branch, training)
         if self.residual_scale is None:
             return inputs + branch
         return fast_operations.scaled_sum(inputs, self.residual_scale.scale, branch)
 
-    def _branch(self, inputs):
-        branch = self.transform(self.norm(inputs))
-        return branch if self.layer_scale is None else self.layer_scale(branch)
+    def _branch(self, inputs, training=True):
+        normalized = call_inner(self, self.norm, inputs, training)
+        branch = call_inner(self, self.transform, normalized, training)
+        if self.layer_scale is None:
+            return branch
+        return call_inner(self, self.layer_scale, branch)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -10,6 +10,7 @@ import keras
 
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.inference.folding import fold
+from keras_metaformer.layers import fast_paths
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike[str]) -> Path:
@@ -58,7 +59,8 @@ def _export(model: keras.Model, path: Path, form: str) -> Path:
         options: dict[str, Any] = {"format": form, "verbose": False}
         options["input_signature"] = signature
         try:
-            fold(model).export(temporary, **options)
+            with fast_paths.switched(False):  # Plain operations, for every reader.
+                fold(model).export(temporary, **options)
         except Exception as error:  # The exporters raise many kinds.
             raise ExportError(
                 f"Keras cannot export the model to {form!r} on the "

@@ -5,6 +5,7 @@ import keras
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.serialization import deserialize_layers
 
@@ -64,7 +65,8 @@ class BatchNormalized(keras.layers.Layer):
         self.norm.build(self.linear.compute_output_shape(input_shape))
 
     def call(self, inputs, training=False):
-        return self.norm(self.linear(inputs), training=training)
+        outputs = call_inner(self, self.linear, inputs)
+        return call_inner(self, self.norm, outputs, training)
 
     def compute_output_shape(self, input_shape):
         return self.linear.compute_output_shape(input_shape)
@@ -113,7 +115,8 @@ class BatchNormalizedSkip(PlainLayer):
         self.linear.build(input_shape)
 
     def call(self, inputs, training=False):
-        return inputs + self.linear(self.norm(inputs, training=training))
+        normalized = call_inner(self, self.norm, inputs, training)
+        return inputs + call_inner(self, self.linear, normalized)
 
     def compute_output_shape(self, input_shape):
         return input_shape

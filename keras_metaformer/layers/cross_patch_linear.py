@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
@@ -51,7 +52,7 @@ class CrossPatchLinear(PlainLayer):
         self.linear.build((input_shape[0], tokens, input_shape[-1]))
 
     def call(self, inputs):
-        mixed = self.linear(flatten_tokens(inputs))
+        mixed = call_inner(self, self.linear, flatten_tokens(inputs))
         return unflatten_tokens(mixed, inputs.shape[1:3])
 
     def compute_output_shape(self, input_shape):

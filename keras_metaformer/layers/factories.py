@@ -9,6 +9,7 @@ from keras_metaformer.layers.affine import Affine
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
 
@@ -84,11 +85,13 @@ def make_activation(spec: Any, dtype: Any = None) -> keras.layers.Layer:
     return make_layer("activation", spec, ACTIVATIONS, dtype)
 
 
-def activate(activation: Any, hidden: Any) -> Any:
-    """The activation of a map that no one else needs: it may be overwritten."""
+def activate(
+    outer: keras.layers.Layer, activation: Any, hidden: Any, training: Any = None
+) -> Any:
+    """The activation within the layer `outer`, of a map that may be overwritten."""
     if isinstance(activation, StarReLU):
-        return activation(hidden, overwrite=True)
-    return activation(hidden)
+        return call_inner(outer, activation, hidden, overwrite=True)
+    return call_inner(outer, activation, hidden, training)
 
 
 def _layer_norm(use_bias, epsilon, dtype):

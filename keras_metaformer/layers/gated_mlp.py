@@ -2,8 +2,9 @@
 
 import keras
 
-from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.spatial_gating_unit import SpatialGatingUnit
 from keras_metaformer.layers.validation import positive_integer
 
@@ -71,7 +72,10 @@ class GatedMLP(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        return self.project(self.gate(self.activation(self.expand(inputs))))
+        hidden = call_inner(self, self.expand, inputs)
+        hidden = activate(self, self.activation, hidden)
+        hidden = call_inner(self, self.gate, hidden)
+        return call_inner(self, self.project, hidden)
 
     def compute_output_shape(self, input_shape):
         return input_shape

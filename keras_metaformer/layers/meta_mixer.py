@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.validation import positive_integer
@@ -159,15 +160,20 @@ class MetaMixer(keras.layers.Layer):
         return part.compute_output_shape(input_shape)
 
     def call(self, inputs, training=False):
-        # Keras hands `training` on to the parts that take it.
-        query = self.query(inputs)
+        query = self._part("query", inputs, training)
         if self.key is not None:
-            query = [query, self.key(inputs)]
-        coefficients = self.activation(self.interaction(query))
+            query = [query, self._part("key", inputs, training)]
+        coefficients = self._part("interaction", query, training)
+        coefficients = self._part("activation", coefficients, training)
         if self.value is not None:
-            coefficients = [coefficients, self.value(inputs)]
-        mixed = self.aggregation(coefficients)
-        return mixed if self.projection is None else self.projection(mixed)
+            coefficients = [coefficients, self._part("value", inputs, training)]
+        mixed = self._part("aggregation", coefficients, training)
+        if self.projection is None:
+            return mixed
+        return self._part("projection", mixed, training)
+
+    def _part(self, name, inputs, training):
+        return call_inner(self, getattr(self, name), inputs, training)
 
     def compute_output_shape(self, input_shape):
         shape = self.query.compute_output_shape(input_shape)

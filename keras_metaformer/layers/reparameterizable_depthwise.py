@@ -5,6 +5,7 @@ import keras
 from keras_metaformer.layers.batch_normalized import BatchNormalized
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -74,8 +75,8 @@ class ReparameterizableDepthwise(keras.layers.Layer):
         self.small.build(input_shape)
 
     def call(self, inputs, training=False):
-        large = self.large(inputs, training=training)
-        return large + self.small(inputs, training=training)
+        large = call_inner(self, self.large, inputs, training)
+        return large + call_inner(self, self.small, inputs, training)
 
     def compute_output_shape(self, input_shape):
         return self.large.compute_output_shape(input_shape)

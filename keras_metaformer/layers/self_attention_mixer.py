@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -72,14 +73,13 @@ class SelfAttentionMixer(keras.layers.Layer):
         height, width = ops.shape(inputs)[1:3]
         channels = inputs.shape[-1]
         heads = channels // self.head_dim
-        qkv = ops.reshape(
-            self.qkv(inputs), (-1, height * width, 3 * heads, self.head_dim)
-        )
+        qkv = call_inner(self, self.qkv, inputs)
+        qkv = ops.reshape(qkv, (-1, height * width, 3 * heads, self.head_dim))
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
         mixed = fast_operations.attention(query, key, value)
         mixed = ops.reshape(mixed, (-1, height, width, channels))
-        return self.output_projection(mixed)
+        return call_inner(self, self.output_projection, mixed)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -5,6 +5,7 @@ import keras
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -85,8 +86,10 @@ class SeparableConvolutionMixer(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        hidden = activate(self.activation, self.expand(inputs))
-        return self.project(self.depthwise(hidden))
+        hidden = call_inner(self, self.expand, inputs)
+        hidden = activate(self, self.activation, hidden)
+        hidden = call_inner(self, self.depthwise, hidden)
+        return call_inner(self, self.project, hidden)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
     flatten_tokens,
@@ -78,7 +79,8 @@ class SpatialGatingUnit(keras.layers.Layer):
     def call(self, inputs):
         halves: Any = ops.split(inputs, 2, axis=-1)
         kept, gate = halves
-        gate = self.projection(flatten_tokens(self.norm(gate)))
+        gate = flatten_tokens(call_inner(self, self.norm, gate))
+        gate = call_inner(self, self.projection, gate)
         return kept * unflatten_tokens(gate, inputs.shape[1:3])
 
     def compute_output_shape(self, input_shape):

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.inner_call import call_inner
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -59,7 +60,8 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def call(self, inputs):
         pooled = ops.mean(inputs, axis=(1, 2), keepdims=True)
-        return inputs * self.excite(self.squeeze(pooled))
+        squeezed = call_inner(self, self.squeeze, pooled)
+        return inputs * call_inner(self, self.excite, squeezed)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_metaformer.layers.factories import make_activation
+from keras_metaformer.layers.factories import activate, make_activation
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
     flatten_tokens,
@@ -73,8 +74,10 @@ class TokenMLP(keras.layers.Layer):
         self.project.build((input_shape[0], hidden, channels))
 
     def call(self, inputs):
-        hidden = self.activation(self.expand(flatten_tokens(inputs)))
-        return unflatten_tokens(self.project(hidden), inputs.shape[1:3])
+        hidden = call_inner(self, self.expand, flatten_tokens(inputs))
+        hidden = activate(self, self.activation, hidden)
+        mixed = call_inner(self, self.project, hidden)
+        return unflatten_tokens(mixed, inputs.shape[1:3])
 
     def compute_output_shape(self, input_shape):
         return input_shape

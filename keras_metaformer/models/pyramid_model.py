@@ -1,8 +1,13 @@
 """The functional model with named stages that every builder returns."""
 
+import functools
+from typing import Any
+
 import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
+from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.config import pyramid_level
 
@@ -34,6 +39,50 @@ class PyramidModel(keras.Model):
             level: self.get_layer(name).output
             for level, name in self.pyramid_level_inputs.items()
         }
+
+    def call(self, inputs: Any, training=None, mask=None, **kwargs):
+        if mask is None and not kwargs and self._can_walk(inputs):
+            outputs = inputs
+            for layer in self._chain:
+                # What is not said is inference, as for every layer here.
+                outputs = call_inner(self, layer, outputs, bool(training))
+            return outputs
+        return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def export(self, *args, **kwargs):
+        """As `keras.Model.export`, in plain operations that every converter knows."""
+        with fast_paths.switched(False):
+            return super().export(*args, **kwargs)
+
+    def _can_walk(self, inputs: Any) -> bool:
+        """Whether Keras' way through the graph, slow on torch, can be cut short."""
+        if keras.backend.backend() != "torch" or not fast_paths.enabled():
+            return False
+        return (
+            self._chain is not None
+            and keras.ops.is_tensor(inputs)
+            and not isinstance(inputs, keras.KerasTensor)
+            and len(inputs.shape) == 4
+            and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
+        )
+
+    @functools.cached_property
+    def _chain(self) -> tuple[Any, ...] | None:
+        """The layers after the input if each follows on the one before, or None."""
+        first, *layers = self.layers
+        if not isinstance(first, keras.layers.InputLayer):
+            return None
+        tensor = first.output
+        for layer in layers:
+            nodes = layer._inbound_nodes
+            if len(nodes) != 1 or nodes[0].input_tensors != [tensor]:
+                return None
+            given = nodes[0].arguments.kwargs
+            if any(given.values()) or set(given) - {"training", "mask"}:
+                return None
+            tensor = nodes[0].outputs[0]
+        is_whole = len(self.operations) == len(self.layers)
+        return tuple(layers) if is_whole and self.outputs == [tensor] else None
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")

@@ -1,5 +1,6 @@
 """Every fast operation against the plain one: values, gradients, half precision."""
 
+import platform
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras_metaformer.blocks import Downsampling, ResidualBranch
 from keras_metaformer.layers import fast_operations, fast_paths
 from tests.reference import formulas
 from tests.reverse_mode import with_gradients
+from tests.small_models import metaformer
 
 BACKEND = keras.backend.backend()
 MAP = (2, 6, 5, 8)
@@ -26,6 +28,17 @@ def _plain_image_norm(inputs, scale, bias):
     centred = inputs - keras.ops.mean(inputs, axis=(1, 2, 3), keepdims=True)
     variance = keras.ops.mean(centred**2, axis=(1, 2, 3), keepdims=True)
     return centred * keras.ops.rsqrt(variance + 1e-6) * scale + bias
+
+
+def _plain_layer_norm(inputs, scale, bias):
+    centred = inputs - keras.ops.mean(inputs, axis=-1, keepdims=True)
+    variance = keras.ops.mean(centred**2, axis=-1, keepdims=True)
+    return centred * keras.ops.rsqrt(variance + 1e-6) * scale + bias
+
+
+def _plain_star_relu_then_dense(inputs, scale, bias, kernel, dense_bias):
+    hidden = scale * keras.ops.relu(inputs) ** 2 + bias
+    return keras.ops.matmul(hidden, kernel) + dense_bias
 
 
 def _plain_convolution(inputs, kernel, bias):
@@ -57,12 +70,37 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
         MAP,
         _plain_image_norm,
     ),
+    "layer_norm": (
+        lambda x, scale, bias: fast_operations.layer_norm(x, scale, bias, 1e-6),
+        [MAP, (8,), (8,)],
+        MAP,
+        _plain_layer_norm,
+    ),
+    "dense": (fast_operations.dense, [MAP, (8, 4), (4,)], (*MAP[:-1], 4), None),
+    "star_relu_then_dense": (
+        fast_operations.star_relu_then_dense,
+        [MAP, (1,), (1,), (8, 4), (4,)],
+        (*MAP[:-1], 4),
+        _plain_star_relu_then_dense,
+    ),
 }
 FAST = {
-    "torch": set(OPERATIONS),
-    "tensorflow": {"star_relu"},
+    "torch": set(OPERATIONS) - {"star_relu_then_dense"},
+    "tensorflow": {"star_relu", "layer_norm", "star_relu_then_dense"},
     "jax": {"star_relu"},
 }[BACKEND]
+#: On TensorFlow: fast in the graphs of functions, and not there otherwise.
+IN_GRAPHS = {"layer_norm", "star_relu_then_dense"} if BACKEND == "tensorflow" else set()
+
+
+def _in_dtype(dtype: str, *shapes: tuple[int, ...]) -> list[Any]:
+    return [keras.ops.convert_to_tensor(array, dtype) for array in _numbers(*shapes)]
+
+
+def _as_graph(function: Any, **arguments: Any) -> Any:
+    import tensorflow as tf
+
+    return tf.function(function, **arguments)
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:
@@ -87,11 +125,14 @@ def test_each_backend_has_the_ones_that_it_is_said_to_have(name):
 @pytest.mark.parametrize("name", sorted(FAST))
 def test_values_and_gradients_are_those_of_the_plain_form(name, dtype):
     function, shapes, output_shape, plain = OPERATIONS[name]
-    *tensors, gradient = (
-        keras.ops.convert_to_tensor(array, dtype)
-        for array in _numbers(*shapes, output_shape)
-    )
-    fast = with_gradients(function)(*tensors, gradient)
+    if name == "layer_norm" and name in IN_GRAPHS and dtype != "float32":
+        assert function(*_in_dtype(dtype, *shapes)) is None
+        return
+    *tensors, gradient = _in_dtype(dtype, *shapes, output_shape)
+    compute = with_gradients(function)
+    if name in IN_GRAPHS:
+        compute = _as_graph(compute)
+    fast = compute(*tensors, gradient)
     # The plain form in float32, on the numbers as the dtype holds them.
     exact = [keras.ops.cast(tensor, "float32") for tensor in (*tensors, gradient)]
     with fast_paths.switched(False):
@@ -223,3 +264,93 @@ def test_star_relu_takes_no_new_memory_without_gradients():
         assert layer(tensor, overwrite=True).data_ptr() == tensor.data_ptr()
     tensor = torch.ones(MAP)
     assert layer(tensor, overwrite=True).data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
+@pytest.mark.parametrize("name", ["layer_norm", "star_relu_then_dense"])
+def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
+    function, shapes, *_ = OPERATIONS[name]
+    tensors = _in_dtype("float32", *shapes)
+    assert function(*tensors) is None
+    taken = []
+    for arguments in ({}, {"jit_compile": True}):
+        _as_graph(
+            lambda *tensors: taken.append(function(*tensors) is not None), **arguments
+        )(*tensors)
+    assert taken == [True, False]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's optimizer")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's norm is for x86"
+)
+@pytest.mark.parametrize("shape", [(2, 7, 5, 8), (None, 7, 5, 8), (2, 9, 300)])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_layer_norm_becomes_one_operation(shape, with_bias, with_gradient):
+    import tensorflow as tf
+
+    channels = shape[-1]
+    scale, bias = (tf.Variable(array) for array in _numbers((channels,), (channels,)))
+
+    def norm(inputs):
+        hidden = tf.nn.relu(inputs)  # So that something comes before, as in models.
+        return fast_operations.layer_norm(
+            hidden, scale, bias if with_bias else None, 1e-6
+        )
+
+    def with_its_gradient(inputs):
+        with tf.GradientTape() as tape:
+            outputs = norm(inputs)
+            total = tf.reduce_sum(outputs**2)
+        return outputs, tape.gradient(total, scale)
+
+    function = _as_graph(
+        with_its_gradient if with_gradient else norm,
+        input_signature=[tf.TensorSpec(shape)],
+    )
+    (inputs,) = _in_dtype("float32", tuple(size or 3 for size in shape))
+    outputs, operations = _operations_that_run(function, inputs)
+    assert operations.count("_MklLayerNorm") == 1
+    outputs = outputs[0] if with_gradient else outputs
+    expected = _plain_layer_norm(
+        keras.ops.relu(inputs), scale, bias if with_bias else 0.0
+    )
+    _assert_near(outputs, expected, 3e-6)
+
+
+def _operations_that_run(function: Any, inputs: Any) -> tuple[Any, list[str]]:
+    """What a function returns, and the operations that were run for it."""
+    from tensorflow.python.eager import context
+
+    context.enable_run_metadata()
+    try:
+        outputs = function(inputs)
+        metadata = context.export_run_metadata()
+    finally:
+        context.disable_run_metadata()
+    graphs = (graph.post_optimization_graph for graph in metadata.function_graphs)
+    return outputs, [node.op for graph in graphs for node in graph.node]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's exporters")
+@pytest.mark.parametrize("form", ["tf_saved_model", "litert"])
+def test_a_model_with_fused_norms_is_exported_by_keras(form, tmp_path):
+    model = metaformer("separable_convolution")
+    images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
+    expected = model.predict(images, verbose=0)
+    path = tmp_path / "model.tflite"
+    model.export(path, format=form, verbose=False)
+    if form == "litert":
+        from ai_edge_litert.interpreter import Interpreter
+
+        interpreter = Interpreter(str(path))
+        (outputs,) = interpreter.get_signature_runner()(image=images).values()
+        operations = {entry["op_name"] for entry in interpreter._get_ops_details()}
+        assert "FILL" not in operations  # Of the form for TensorFlow alone.
+    else:
+        import tensorflow as tf
+
+        saved: Any = tf.saved_model.load(path)
+        outputs = saved.serve(images)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)

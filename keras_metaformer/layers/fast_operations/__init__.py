@@ -126,12 +126,78 @@ def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     return fast(inputs, scale, bias, epsilon)
 
 
+def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The fused norm of each position over its channels, if there is one.
+
+    Args:
+        inputs: float tensor `(..., channels)`.
+        scale: variable `(channels,)`, or None.
+        bias: variable `(channels,)`, or None.
+        epsilon: float. Added to the variance.
+
+    Returns:
+        Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
+        used.
+    """
+    fast = _of_backend("layer_norm", inputs)
+    if fast is None:
+        return None
+    scale, bias = _like(inputs, scale, bias)
+    return fast(inputs, scale, bias, epsilon)
+
+
+def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
+    """`inputs kernel + bias`.
+
+    Args:
+        inputs: float tensor `(..., channels)`.
+        kernel: variable `(channels, units)`.
+        bias: variable `(units,)`, or None.
+
+    Returns:
+        Tensor `(..., units)` of the inputs' dtype.
+    """
+    kernel, bias = _like(inputs, kernel, bias)
+    fast = _of_backend("dense", inputs)
+    if fast is not None:
+        return fast(inputs, kernel, bias)
+    outputs = ops.matmul(inputs, kernel)
+    return outputs if bias is None else outputs + bias
+
+
+def star_relu_then_dense(
+    inputs: Any, scale: Any, bias: Any, kernel: Any, dense_bias: Any
+) -> Any:
+    """`star_relu(inputs) kernel + dense_bias` for inference, if there is a fused one.
+
+    Args:
+        inputs: float tensor `(..., channels)`.
+        scale: variable `(1,)`.
+        bias: variable `(1,)`.
+        kernel: variable `(channels, units)`.
+        dense_bias: variable `(units,)`, or None.
+
+    Returns:
+        Tensor `(..., units)` of the inputs' dtype, or None where the two are to be
+        computed one after the other.
+    """
+    fast = _of_backend("star_relu_then_dense", inputs)
+    if fast is None:
+        return None
+    return fast(inputs, *_like(inputs, scale, bias, kernel, dense_bias))
+
+
 def _like(inputs: Any, *weights: Any) -> list[Any]:
     """The weights as tensors of the inputs' dtype; None stays None."""
-    return [
-        None if weight is None else ops.convert_to_tensor(weight, inputs.dtype)
-        for weight in weights
-    ]
+    return [_tensor(weight, inputs.dtype) for weight in weights]
+
+
+def _tensor(weight: Any, dtype: Any) -> Any:
+    if isinstance(weight, keras.Variable):
+        weight = weight.value  # In the compute dtype, where Keras casts by itself.
+    if weight is None or weight.dtype == dtype:
+        return weight
+    return ops.convert_to_tensor(weight, dtype)
 
 
 def _of_backend(name: str, inputs: Any) -> Any:

@@ -59,6 +59,24 @@ def _dot(first: Any, second: Any) -> Any:
     return (first.float() * second.float()).sum()
 
 
+def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """Torch's own layer norm."""
+    return functional.layer_norm(inputs, inputs.shape[-1:], scale, bias, epsilon)
+
+
+def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
+    """The matrix product, and the bias in a step of its own.
+
+    One operation for both would fill its output with the bias beforehand.
+    """
+    outputs = torch.matmul(inputs, kernel)
+    if bias is None:
+        return outputs
+    if torch.is_grad_enabled():
+        return outputs + bias
+    return outputs.add_(bias)
+
+
 def scaled_sum(inputs: Any, scale: Any, branch: Any) -> Any:
     """`scale * inputs + branch` in one pass."""
     return torch.addcmul(branch, inputs, scale)
@@ -84,6 +102,15 @@ def average_pool(inputs: Any, size: int) -> Any:
 
 def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int) -> Any:
     """The convolution, which pads by itself."""
+    size, filters = kernel.shape[0], kernel.shape[-1]
+    batch, *sides, _ = inputs.shape
+    height, width = ((side + 2 * padding - size) // strides + 1 for side in sides)
+    if inputs.device.type == "cpu" and batch * height * width < filters:
+        # torch would rearrange the kernel, which is larger than all patches, each time.
+        padded = functional.pad(inputs, (0, 0, *(4 * (padding,))))
+        patches = padded.unfold(1, size, strides).unfold(2, size, strides)
+        patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(batch, height, width, -1)
+        return dense(patches, kernel.reshape(-1, filters), bias)
     outputs = functional.conv2d(
         inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, strides, padding
     )
