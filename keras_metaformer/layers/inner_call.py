@@ -45,7 +45,7 @@ def call_inner(
         What `layer(inputs, training=training, **arguments)` returns; layers without a
         `training` argument are not given one.
     """
-    kind = type(layer)
+    kind: Any = type(layer)
     if training is not None and _takes_training(kind):
         arguments["training"] = training
     if not fast_paths.enabled() or not is_prepared(outer, layer, inputs):
@@ -58,7 +58,8 @@ def call_inner(
         if outputs is not None:
             return outputs
     if not on_torch:
-        return layer(inputs, **arguments)
+        outputs = layer(inputs, **arguments)
+        return fast_operations.once(outputs) if kind is keras.layers.Dense else outputs
     if kind is keras.layers.Dense:
         return _dense(layer, inputs)
     if training is None and _takes_training(kind):

@@ -77,6 +77,7 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
         _plain_layer_norm,
     ),
     "dense": (fast_operations.dense, [MAP, (8, 4), (4,)], (*MAP[:-1], 4), None),
+    "once": (fast_operations.once, [MAP], MAP, None),
     "star_relu_then_dense": (
         fast_operations.star_relu_then_dense,
         [MAP, (1,), (1,), (8, 4), (4,)],
@@ -85,9 +86,9 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
     ),
 }
 FAST = {
-    "torch": set(OPERATIONS) - {"star_relu_then_dense"},
+    "torch": set(OPERATIONS) - {"star_relu_then_dense", "once"},
     "tensorflow": {"star_relu", "layer_norm", "star_relu_then_dense"},
-    "jax": {"star_relu"},
+    "jax": {"star_relu", "once"},
 }[BACKEND]
 #: On TensorFlow: fast in the graphs of functions, and not there otherwise.
 IN_GRAPHS = {"layer_norm", "star_relu_then_dense"} if BACKEND == "tensorflow" else set()
@@ -241,6 +242,39 @@ def test_star_relu_keeps_one_map_and_has_all_derivatives_on_jax():
 
     np.testing.assert_allclose(jax.jvp(total, (scale,), (scale,))[1], inputs.size)
     assert jax.hessian(total)(scale).shape == (1, 1)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about what XLA makes of JAX's gradients")
+def test_once_puts_the_gradient_alone_into_memory():
+    import jax
+
+    layer = layers.SeparableConvolutionMixer()
+    (inputs,) = _numbers(MAP)
+    layer(inputs)
+    states = [variable.value for variable in layer.trainable_variables]
+
+    def total(states):
+        return (layer.stateless_call(states, [], inputs)[0] ** 2).sum()
+
+    loops = []
+    for on in (True, False):
+        with fast_paths.switched(on):
+            for function in (total, jax.grad(total)):
+                # A function of its own, as compiled ones are kept.
+                compiled = jax.jit(lambda states, f=function: f(states))
+                text = compiled.lower(states).compile().as_text()
+                loops.append(text.count(" while("))
+    forward, gradient, plain_forward, plain_gradient = loops
+    assert forward == plain_forward == 0
+    assert gradient >= plain_gradient + 2  # One for each of the dense layers.
+    # An infinite or missing number changes nothing, and derivatives of any kind work.
+    for number in (1.0, np.inf, np.nan):
+        weights = np.full(MAP, number, "float32")
+        _, backward = jax.vjp(fast_operations.once, inputs)
+        np.testing.assert_array_equal(backward(weights)[0], weights)
+    np.testing.assert_array_equal(
+        jax.jvp(fast_operations.once, (inputs,), (inputs,))[1], inputs
+    )
 
 
 @pytest.mark.parametrize("shared", [True, False])

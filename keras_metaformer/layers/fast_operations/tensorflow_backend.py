@@ -67,7 +67,7 @@ def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         return None
     if bias is None:
         bias = _hidden_zeros(inputs.shape[-1])
-    return _layer_norm(inputs, *map(tf.convert_to_tensor, (scale, bias)), epsilon)
+    return _layer_norm(inputs, scale, bias, epsilon)
 
 
 def _in_graph_for_cpu() -> bool:
