@@ -46,7 +46,8 @@ def call_inner(
         `training` argument are not given one.
     """
     kind: Any = type(layer)
-    if training is not None and _takes_training(kind):
+    takes_training = _takes_training(kind)
+    if training is not None and takes_training:
         arguments["training"] = training
     if not fast_paths.enabled() or not is_prepared(outer, layer, inputs):
         return layer(inputs, **arguments)
@@ -62,43 +63,63 @@ def call_inner(
         return fast_operations.once(outputs) if kind is keras.layers.Dense else outputs
     if kind is keras.layers.Dense:
         return _dense(layer, inputs)
-    if training is None and _takes_training(kind):
+    if training is None and takes_training:
         return layer(inputs, **arguments)  # Keras knows whether this is training.
     return layer.call(inputs, **arguments)
 
 
 def is_prepared(outer: Any, layer: Any, inputs: Any) -> bool:
     """Whether `layer.call(inputs)` is all that is left to do."""
-    return (
-        _is_known(type(layer))
-        and layer.built
-        # The outer layer's call has set up casting, if any, for such layers.
-        and layer.dtype_policy == outer.dtype_policy
-        and (layer.autocast or layer.compute_dtype == layer.variable_dtype)
-        and all(
-            not isinstance(tensor, keras.KerasTensor)
-            and _name(tensor.dtype) == layer.compute_dtype
-            for tensor in (inputs if isinstance(inputs, list) else [inputs])
-        )
-        and layer.activity_regularizer is None
-        and getattr(layer, "quantization_mode", None) is None
-        and getattr(layer, "_remat_mode", None) is None
-    )
+    if not _is_known(type(layer)) or not layer.built:
+        return False
+    policy = layer.dtype_policy
+    if policy is not outer.dtype_policy and policy != outer.dtype_policy:
+        return False
+    # The outer layer's call has set up casting, if any, for such layers.
+    compute_dtype, casts = _dtypes(type(policy), policy.name)
+    if casts and not layer.autocast:
+        return False
+    for tensor in inputs if isinstance(inputs, list) else (inputs,):
+        if (
+            isinstance(tensor, keras.KerasTensor)
+            or _name(tensor.dtype) != compute_dtype
+        ):
+            return False
+    return layer.activity_regularizer is None and layer._remat_mode is None
+
+
+@functools.cache
+def _dtypes(kind: Any, name: str) -> tuple[str | None, bool]:
+    """The compute dtype of a policy, and whether weights are cast to it.
+
+    None stands for policies that ask for more, such as quantization.
+    """
+    if kind not in (keras.dtype_policies.DTypePolicy, keras.DTypePolicy):
+        return None, True
+    policy = keras.DTypePolicy(name)
+    return policy.compute_dtype, policy.compute_dtype != policy.variable_dtype
 
 
 def _has_hooks(layer: Any) -> bool:
     """Whether torch is to call something else before or after the layer."""
-    from torch.nn.modules import module
-
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or module._global_forward_hooks
-        or module._global_forward_pre_hooks
-        or module._global_backward_hooks
-        or module._global_backward_pre_hooks
+        or any(_hooks_of_all_layers())
+    )
+
+
+@functools.cache
+def _hooks_of_all_layers() -> tuple[dict[int, Any], ...]:
+    from torch.nn.modules import module
+
+    return (
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
     )
 
 
@@ -122,11 +143,11 @@ def _name(dtype: Any) -> str:
 
 
 @functools.cache
-def _is_known(kind: type) -> bool:
+def _is_known(kind: Any) -> bool:
     # By the exact class: a subclass of a user may count on Keras' bookkeeping.
     return kind in _STOCK or kind.__module__.split(".")[0] == "keras_metaformer"
 
 
 @functools.cache
-def _takes_training(kind: type) -> bool:
+def _takes_training(kind: Any) -> bool:
     return "training" in inspect.signature(kind.call).parameters

@@ -5,6 +5,8 @@ there is one and `fast_paths` are enabled, and else Keras' own operations. The t
 to rounding. The backends' modules are imported on their backend only.
 """
 
+import functools
+import importlib.util
 from typing import Any
 
 import keras
@@ -217,15 +219,11 @@ def _of_backend(name: str, inputs: Any) -> Any:
     """The backend's function of this name, or None where Keras' own is to be used."""
     if not fast_paths.enabled() or isinstance(inputs, keras.KerasTensor):
         return None
-    backend = keras.backend.backend()
-    if backend == "torch":
-        from keras_metaformer.layers.fast_operations import torch_backend as module
-    elif backend == "jax":
-        from keras_metaformer.layers.fast_operations import jax_backend as module
-    elif backend == "tensorflow":
-        from keras_metaformer.layers.fast_operations import (
-            tensorflow_backend as module,
-        )
-    else:
-        return None
-    return getattr(module, name, None)
+    return getattr(_module(), name, None)
+
+
+@functools.cache
+def _module() -> Any:
+    """The module of the backend in use, or None."""
+    name = f"{__name__}.{keras.backend.backend()}_backend"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None

@@ -70,6 +70,18 @@ def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     return _layer_norm(inputs, scale, bias, epsilon)
 
 
+def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The norm of each image in fewer passes than Keras', or None but for float32."""
+    if inputs.dtype != tf.float32:
+        return None
+    axes = (1, 2, 3)
+    centred = inputs - tf.reduce_mean(inputs, axes, keepdims=True)
+    variance = tf.reduce_mean(tf.square(centred), axes, keepdims=True)
+    factor = tf.math.rsqrt(variance + epsilon)
+    outputs = centred * (factor if scale is None else factor * scale)
+    return outputs if bias is None else outputs + bias
+
+
 def _in_graph_for_cpu() -> bool:
     """Whether TensorFlow's optimizer gets to see this, and no other device does."""
     if tf.executing_eagerly():
