@@ -24,6 +24,17 @@ _STOCK = (
     keras.layers.Softmax,
 )
 
+_HOOKS_OF_ALL_LAYERS: tuple[dict[int, Any], ...] = ()
+if keras.backend.backend() == "torch":
+    from torch.nn.modules import module
+
+    _HOOKS_OF_ALL_LAYERS = (
+        module._global_forward_hooks,
+        module._global_forward_pre_hooks,
+        module._global_backward_hooks,
+        module._global_backward_pre_hooks,
+    )
+
 
 def call_inner(
     outer: keras.layers.Layer,
@@ -107,19 +118,7 @@ def _has_hooks(layer: Any) -> bool:
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or any(_hooks_of_all_layers())
-    )
-
-
-@functools.cache
-def _hooks_of_all_layers() -> tuple[dict[int, Any], ...]:
-    from torch.nn.modules import module
-
-    return (
-        module._global_forward_hooks,
-        module._global_forward_pre_hooks,
-        module._global_backward_hooks,
-        module._global_backward_pre_hooks,
+        or any(_HOOKS_OF_ALL_LAYERS)
     )
 
 

@@ -5,7 +5,7 @@ there is one and `fast_paths` are enabled, and else Keras' own operations. The t
 to rounding. The backends' modules are imported on their backend only.
 """
 
-import functools
+import importlib
 import importlib.util
 from typing import Any
 
@@ -13,6 +13,10 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import fast_paths
+
+_NAME = f"{__name__}.{keras.backend.backend()}_backend"
+# Of the backend in use, if it has one. (Looked up later, torch.compile would see it.)
+_MODULE = importlib.import_module(_NAME) if importlib.util.find_spec(_NAME) else None
 
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> Any:
@@ -219,11 +223,4 @@ def _of_backend(name: str, inputs: Any) -> Any:
     """The backend's function of this name, or None where Keras' own is to be used."""
     if not fast_paths.enabled() or isinstance(inputs, keras.KerasTensor):
         return None
-    return getattr(_module(), name, None)
-
-
-@functools.cache
-def _module() -> Any:
-    """The module of the backend in use, or None."""
-    name = f"{__name__}.{keras.backend.backend()}_backend"
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    return getattr(_MODULE, name, None)
