@@ -1,6 +1,7 @@
 """Layers inside layers: called without bookkeeping where that changes nothing."""
 
 import contextlib
+from typing import Any
 from unittest import mock
 
 import keras
@@ -68,7 +69,7 @@ def test_what_is_inside_a_block_is_called_directly(family):
 @needs_torch
 def test_a_model_walks_through_its_layers():
     model = build_small("convformer")
-    images = keras.ops.convert_to_tensor(_images())
+    images: Any = keras.ops.convert_to_tensor(_images())
     assert model._can_walk(images)
     assert not model._can_walk([images])
     assert not model._can_walk(_images())
@@ -90,7 +91,7 @@ def test_a_model_that_branches_does_not_walk():
         model.get_layer("average_pool").output
     )
     branched = type(model)(model.input, output)
-    images = keras.ops.convert_to_tensor(_images())
+    images: Any = keras.ops.convert_to_tensor(_images())
     assert branched._chain is None
     assert not np.allclose(_numpy(branched(images)), _numpy(model(images)))
 
