@@ -105,7 +105,7 @@ def _dtypes(kind: Any, name: str) -> tuple[str | None, bool]:
 
     None stands for policies that ask for more, such as quantization.
     """
-    if kind not in (keras.dtype_policies.DTypePolicy, keras.DTypePolicy):
+    if kind is not keras.DTypePolicy:
         return None, True
     policy = keras.DTypePolicy(name)
     return policy.compute_dtype, policy.compute_dtype != policy.variable_dtype

@@ -125,11 +125,7 @@ def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
         used.
     """
-    fast = _of_backend("image_norm", inputs)
-    if fast is None:
-        return None
-    scale, bias = _like(inputs, scale, bias)
-    return fast(inputs, scale, bias, epsilon)
+    return _norm("image_norm", inputs, scale, bias, epsilon)
 
 
 def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
@@ -145,11 +141,12 @@ def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
         used.
     """
-    fast = _of_backend("layer_norm", inputs)
-    if fast is None:
-        return None
-    scale, bias = _like(inputs, scale, bias)
-    return fast(inputs, scale, bias, epsilon)
+    return _norm("layer_norm", inputs, scale, bias, epsilon)
+
+
+def _norm(name: str, inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    fast = _of_backend(name, inputs)
+    return None if fast is None else fast(inputs, *_like(inputs, scale, bias), epsilon)
 
 
 def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
