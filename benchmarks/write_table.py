@@ -6,9 +6,10 @@ python benchmarks/write_table.py run.csv --check  # fails if the page is not cur
 
 import argparse
 import csv
-import os
 import sys
 from pathlib import Path
+
+from page import around, replace
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -100,19 +101,16 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
     files = arguments.files or sorted((HERE / "results").glob("*.csv"))
-    text = arguments.page.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    wanted = f"{before}{START}\n{results(files)}\n{END}{after}"
+    before, after = around(arguments.page, START, END)
+    wanted = f"{before}\n{results(files)}\n{after}"
     if arguments.check:
-        if text != wanted:
+        is_current = arguments.page.read_text(encoding="utf-8") == wanted
+        if not is_current:
             print(
                 f"{arguments.page.name}: the results are not current.", file=sys.stderr
             )
-        return int(text != wanted)
-    temporary = arguments.page.with_suffix(f".{os.getpid()}.partial")
-    temporary.write_text(wanted, encoding="utf-8")
-    temporary.replace(arguments.page)
+        return int(not is_current)
+    replace(arguments.page, wanted)
     return 0
 
 

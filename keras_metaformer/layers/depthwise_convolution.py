@@ -8,6 +8,8 @@ from keras import ops
 from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.validation import positive_integer
 
+_FAST: Any = fast_paths.backend_module("keras_metaformer.layers.fast_depthwise")
+
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
 class DepthwiseConvolution(keras.layers.Layer):
@@ -121,24 +123,9 @@ def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
         sizes rounded up, of the inputs' dtype.
     """
     kernel = ops.convert_to_tensor(kernel, inputs.dtype)
-    fast = _fast_backend() if fast_paths.enabled() else None
-    if fast is not None and fast.is_fast():
-        return fast.depthwise_convolution(inputs, kernel, strides)
+    if fast_paths.enabled() and _FAST is not None and _FAST.is_fast():
+        return _FAST.depthwise_convolution(inputs, kernel, strides)
     return plain_depthwise_convolution(inputs, kernel, strides)
-
-
-def _fast_backend() -> Any:
-    """The module for the backend in use; each imports its backend."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        from keras_metaformer.layers.fast_depthwise import jax_backend as fast
-    elif backend == "tensorflow":
-        from keras_metaformer.layers.fast_depthwise import tensorflow_backend as fast
-    elif backend == "torch":
-        from keras_metaformer.layers.fast_depthwise import torch_backend as fast
-    else:
-        fast = None
-    return fast
 
 
 def plain_depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:

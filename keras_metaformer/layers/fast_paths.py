@@ -7,9 +7,14 @@ layer is called or traced: a function compiled before keeps the form it was comp
 with.
 """
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import keras
 
 ENVIRONMENT_VARIABLE = "KERAS_METAFORMER_FAST_PATHS"
 
@@ -27,6 +32,15 @@ def _from_environment() -> bool:
 
 
 _enabled = _from_environment()
+
+
+def backend_module(package: str) -> Any:
+    """The module of a package for the backend in use, or None where it has none.
+
+    To be called once, on import: in the call of a layer torch.compile would see it.
+    """
+    name = f"{package}.{keras.backend.backend()}_backend"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 def enabled() -> bool:

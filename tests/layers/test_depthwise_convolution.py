@@ -107,7 +107,7 @@ def fast(request):
 @pytest.fixture
 def fast_calls(monkeypatch):
     """A list that grows with each call of the fast path."""
-    fast = module._fast_backend()
+    fast = module._FAST
     calls = []
     original = fast.depthwise_convolution
 

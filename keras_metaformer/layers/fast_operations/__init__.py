@@ -5,8 +5,6 @@ there is one and `fast_paths` are enabled, and else Keras' own operations. The t
 to rounding. The backends' modules are imported on their backend only.
 """
 
-import importlib
-import importlib.util
 from typing import Any
 
 import keras
@@ -14,9 +12,7 @@ from keras import ops
 
 from keras_metaformer.layers import fast_paths
 
-_NAME = f"{__name__}.{keras.backend.backend()}_backend"
-# Of the backend in use, if it has one. (Looked up later, torch.compile would see it.)
-_MODULE = importlib.import_module(_NAME) if importlib.util.find_spec(_NAME) else None
+_MODULE = fast_paths.backend_module(__name__)
 
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> Any:
