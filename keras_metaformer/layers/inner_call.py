@@ -64,16 +64,16 @@ def call_inner(
         return layer(inputs, **arguments)
     on_torch = keras.backend.backend() == "torch"
     if on_torch and _has_hooks(layer):
-        return layer(inputs, **arguments)
+        # A hook may keep what it sees, and the outer layer may overwrite what it gets.
+        return keras.tree.map_structure(keras.ops.copy, layer(inputs, **arguments))
     if kind is keras.layers.LayerNormalization:
         outputs = _fast_layer_norm(layer, inputs)
         if outputs is not None:
             return outputs
-    if not on_torch:
-        outputs = layer(inputs, **arguments)
-        return fast_operations.once(outputs) if kind is keras.layers.Dense else outputs
     if kind is keras.layers.Dense:
         return _dense(layer, inputs)
+    if not on_torch:
+        return layer(inputs, **arguments)
     if training is None and takes_training:
         return layer(inputs, **arguments)  # Keras knows whether this is training.
     return layer.call(inputs, **arguments)
@@ -130,7 +130,9 @@ def _fast_layer_norm(layer: Any, inputs: Any) -> Any:
 
 
 def _dense(layer: Any, inputs: Any) -> Any:
-    outputs = fast_operations.dense(inputs, layer.kernel, layer.bias)
+    outputs = fast_operations.once(
+        fast_operations.dense(inputs, layer.kernel, layer.bias)
+    )
     if layer.activation in (None, keras.activations.linear):
         return outputs
     return layer.activation(outputs)

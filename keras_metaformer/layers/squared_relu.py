@@ -1,8 +1,8 @@
 """Squared ReLU, the activation of the MetaFormer baselines' MLP head."""
 
 import keras
-from keras import ops
 
+from keras_metaformer.layers import fast_operations
 from keras_metaformer.layers.plain_layer import PlainLayer
 
 
@@ -18,6 +18,8 @@ class SquaredReLU(PlainLayer):
 
     Call arguments:
         inputs: float tensor of any shape.
+        overwrite: bool. Whether no one else needs the inputs, so that the outputs may
+            take their memory where no gradient is wanted.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
@@ -27,8 +29,8 @@ class SquaredReLU(PlainLayer):
           https://arxiv.org/abs/2109.08668
     """
 
-    def call(self, inputs):
-        return ops.square(ops.relu(inputs))
+    def call(self, inputs, overwrite=False):
+        return fast_operations.squared_relu(inputs, overwrite)
 
     def compute_output_shape(self, input_shape):
         return input_shape

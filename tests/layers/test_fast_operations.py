@@ -50,7 +50,8 @@ def _plain_convolution(inputs, kernel, bias):
 # function has none.
 OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] = {
     "star_relu": (fast_operations.star_relu, [MAP, (1,), (1,)], MAP, None),
-    "scaled_sum": (fast_operations.scaled_sum, [MAP, (8,), MAP], MAP, None),
+    "squared_relu": (fast_operations.squared_relu, [MAP], MAP, None),
+    "residual_sum": (fast_operations.residual_sum, [MAP, (8,), MAP], MAP, None),
     "attention": (fast_operations.attention, [(2, 9, 3, 4)] * 3, (2, 9, 3, 4), None),
     "average_pool": (
         lambda inputs: fast_operations.average_pool(inputs, 3),
@@ -87,7 +88,9 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
 }
 FAST = {
     "torch": set(OPERATIONS) - {"star_relu_then_dense", "once"},
-    "tensorflow": {"star_relu", "layer_norm", "image_norm", "star_relu_then_dense"},
+    "tensorflow": {
+        *("star_relu", "layer_norm", "image_norm", "dense", "star_relu_then_dense"),
+    },
     "jax": {"star_relu", "once"},
 }[BACKEND]
 #: On TensorFlow: fast in the graphs of functions, and not there otherwise.
@@ -290,15 +293,31 @@ def test_star_relu_overwrites_only_what_it_may(shared):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the others see it by themselves")
-def test_star_relu_takes_no_new_memory_without_gradients():
+@pytest.mark.parametrize(
+    "function",
+    [
+        layers.StarReLU(),
+        layers.SquaredReLU(),
+        lambda x, **kw: fast_operations.residual_sum(
+            keras.ops.ones(MAP), None, x, **kw
+        ),
+        lambda x, **kw: fast_operations.residual_sum(
+            keras.ops.ones(MAP), keras.ops.ones(8), x, **kw
+        ),
+    ],
+    ids=["StarReLU", "SquaredReLU", "sum", "scaled-sum"],
+)
+def test_no_new_memory_is_taken_without_gradients(function):
     import torch
 
-    layer = layers.StarReLU()
-    tensor = torch.ones(MAP)
+    def takes_its_memory(**arguments):
+        tensor = torch.ones(MAP)
+        return function(tensor, **arguments).data_ptr() == tensor.data_ptr()
+
     with torch.no_grad():
-        assert layer(tensor, overwrite=True).data_ptr() == tensor.data_ptr()
-    tensor = torch.ones(MAP)
-    assert layer(tensor, overwrite=True).data_ptr() != tensor.data_ptr()
+        assert takes_its_memory(overwrite=True)
+        assert not takes_its_memory()
+    assert not takes_its_memory(overwrite=True)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")

@@ -162,6 +162,82 @@ def test_hooks_of_torch_run():
     assert mlp.project in seen
 
 
+@needs_torch
+def test_what_hooks_keep_stays_as_it_was():
+    import torch
+
+    step = blocks.ResidualBranch(blocks.ChannelMLP(), layers.IdentityMixer())
+    inputs = torch.randn(MAP)
+    expected = _numpy(step(inputs))
+    kept: dict[str, Any] = {}
+    for name, layer in {
+        "expand": step.transform.expand,
+        "project": step.transform.project,
+        "transform": step.transform,
+    }.items():
+        layer.register_forward_hook(
+            lambda _, __, outputs, name=name: kept.update({name: outputs})
+        )
+    with torch.no_grad():
+        outputs = step(inputs)
+        mlp = step.transform
+        for name, layer, given in (
+            ("expand", mlp.expand, inputs),
+            ("project", mlp.project, mlp.activation(kept["expand"])),
+            ("transform", mlp, inputs),
+        ):
+            before = _numpy(kept[name]).copy()
+            np.testing.assert_allclose(before, _numpy(layer(given)), atol=1e-6)
+    np.testing.assert_allclose(_numpy(outputs), expected, atol=1e-6)
+
+
+class Remembering(keras.layers.Dense):
+    """A user's layer that needs its output later."""
+
+    def call(self, inputs, training=None):
+        self.remembered = super().call(inputs, training=training)
+        return self.remembered
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        blocks.ChannelMLP,
+        lambda: layers.GatedMLP(2),
+        layers.IdentityMixer,
+        layers.PoolingMixer,
+        layers.RandomMixer,
+        lambda: layers.SelfAttentionMixer(4),
+        layers.SeparableConvolutionMixer,
+        lambda: Remembering(8),
+    ],
+)
+@pytest.mark.parametrize("scaling", ["none", "residual", "branch"])
+def test_a_residual_sum_overwrites_only_the_branch(make, scaling):
+    step = blocks.ResidualBranch(
+        make(), layers.IdentityMixer(), scaling, layer_scale_initial_value=0.5
+    )
+    numbers = np.random.default_rng(0).normal(size=MAP).astype("float32")
+    inputs: Any = keras.ops.convert_to_tensor(numbers.copy())
+    with _without_gradients():
+        outputs = _numpy(step(inputs))
+        np.testing.assert_array_equal(_numpy(inputs), numbers)
+        branch = _numpy(step.transform(inputs))
+        if isinstance(step.transform, Remembering):
+            step(inputs)
+            np.testing.assert_array_equal(_numpy(step.transform.remembered), branch)
+    factor = 0.5 if scaling == "branch" else 1.0
+    np.testing.assert_allclose(outputs, numbers + factor * branch, atol=1e-5)
+
+
+def _without_gradients() -> contextlib.AbstractContextManager:
+    if BACKEND != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.no_grad()
+
+
 def test_losses_of_inner_layers_are_kept():
     mlp = blocks.ChannelMLP()
     inputs = np.ones(MAP, "float32")

@@ -36,22 +36,39 @@ def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> An
     return scale * ops.square(ops.relu(inputs)) + bias
 
 
-def scaled_sum(inputs: Any, scale: Any, branch: Any) -> Any:
+def squared_relu(inputs: Any, overwrite: bool = False) -> Any:
+    """`relu(inputs) ** 2`.
+
+    Args:
+        inputs: float tensor of any shape.
+        overwrite: bool. Whether the inputs' memory may be used for the outputs.
+
+    Returns:
+        Tensor of the inputs' shape and dtype.
+    """
+    fast = _of_backend("squared_relu", inputs)
+    if fast is not None:
+        return fast(inputs, overwrite)
+    return ops.square(ops.relu(inputs))
+
+
+def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool = False) -> Any:
     """`scale * inputs + branch` in one operation.
 
     Args:
         inputs: float tensor `(..., channels)`.
-        scale: variable `(channels,)`.
+        scale: variable `(channels,)`, or None for 1.
         branch: tensor of the inputs' shape and dtype.
+        overwrite: bool. Whether the branch's memory may be used for the sum.
 
     Returns:
         Tensor of the same shape and dtype.
     """
     (scale,) = _like(inputs, scale)
-    fast = _of_backend("scaled_sum", inputs)
+    fast = _of_backend("residual_sum", inputs)
     if fast is not None:
-        return fast(inputs, scale, branch)
-    return inputs * scale + branch
+        return fast(inputs, scale, branch, overwrite)
+    return (inputs if scale is None else inputs * scale) + branch
 
 
 def attention(query: Any, key: Any, value: Any) -> Any:

@@ -45,15 +45,36 @@ def star_relu_then_dense(
     if not _in_graph_for_cpu():
         return None
     squared = tf.square(tf.nn.relu(inputs))
-    rows = tf.reshape(squared, (-1, kernel.shape[0]))
     ones = tf.ones((1, kernel.shape[0]), kernel.dtype)
     offset = bias * tf.linalg.matmul(ones, kernel)[0]  # `reduce_sum` is slow at this.
     if dense_bias is not None:
         offset += dense_bias
-    outputs = tf.linalg.matmul(rows, kernel) * scale + offset
-    return tf.reshape(
-        outputs, tf.concat([tf.shape(inputs)[:-1], kernel.shape[1:]], axis=0)
-    )
+    rows = tf.linalg.matmul(_as_rows(squared), kernel) * scale + offset
+    return _as_maps(rows, inputs)
+
+
+def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
+    """The matrix product of the positions, which have one axis for it.
+
+    Keras' product of more axes works out its shapes anew at each call.
+    """
+    rows = tf.linalg.matmul(_as_rows(inputs), kernel)
+    if bias is not None:
+        rows = tf.nn.bias_add(rows, bias)  # Within the product, in graphs on CPUs.
+    return _as_maps(rows, inputs)
+
+
+def _as_rows(maps: Any) -> Any:
+    return tf.reshape(maps, (-1, maps.shape[-1]))
+
+
+def _as_maps(rows: Any, like: Any) -> Any:
+    """The rows with the axes of other maps before the last."""
+    sizes = like.shape[1:-1]
+    if sizes.is_fully_defined():
+        return tf.reshape(rows, (-1, *sizes, rows.shape[-1]))
+    shape = tf.concat([tf.shape(like)[:-1], rows.shape[-1:]], axis=0)
+    return tf.ensure_shape(tf.reshape(rows, shape), (*like.shape[:-1], rows.shape[-1]))
 
 
 def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
@@ -117,8 +138,7 @@ def _layer_norm(inputs, scale, bias, epsilon):
             is_training=True,
         ).y
         outputs = tf.reshape(normalized, shape) * scale + bias
-        outputs = tf.reshape(outputs, tf.shape(inputs))
-        return tf.ensure_shape(outputs, inputs.shape), backward
+        return _as_maps(outputs, inputs), backward
 
     def backward(gradient):
         # The statistics are computed anew: kept ones would prevent the fusion.

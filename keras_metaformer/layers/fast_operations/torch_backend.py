@@ -59,6 +59,13 @@ def _dot(first: Any, second: Any) -> Any:
     return (first.float() * second.float()).sum()
 
 
+def squared_relu(inputs: Any, overwrite: bool) -> Any:
+    """Squared ReLU, in the inputs' memory where that may be."""
+    if torch.is_grad_enabled() or not overwrite:
+        return torch.square(torch.relu(inputs))
+    return inputs.relu_().square_()
+
+
 def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     """Torch's own layer norm."""
     return functional.layer_norm(inputs, inputs.shape[-1:], scale, bias, epsilon)
@@ -77,9 +84,13 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
     return outputs.add_(bias)
 
 
-def scaled_sum(inputs: Any, scale: Any, branch: Any) -> Any:
+def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:
     """`scale * inputs + branch` in one pass."""
-    return torch.addcmul(branch, inputs, scale)
+    may = overwrite and not torch.is_grad_enabled() and branch.dtype == inputs.dtype
+    out = branch if may else None
+    if scale is None:
+        return torch.add(branch, inputs, out=out)
+    return torch.addcmul(branch, inputs, scale, out=out)
 
 
 def attention(query: Any, key: Any, value: Any) -> Any:
@@ -119,6 +130,13 @@ def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int)
 
 def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     """The group norm with one group."""
+    if torch.compiler.is_compiling():
+        # Its loops over a group norm of a view jump from pixel to pixel.
+        centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
+        variance = centred.square().mean((1, 2, 3), keepdim=True)
+        factor = torch.rsqrt(variance + epsilon)
+        outputs = centred * (factor if scale is None else factor * scale)
+        return outputs if bias is None else outputs + bias
     if scale is None and bias is not None:  # torch fails in the gradient of that.
         scale = torch.ones_like(bias)
     outputs = functional.group_norm(inputs.permute(0, 3, 1, 2), 1, scale, bias, epsilon)
