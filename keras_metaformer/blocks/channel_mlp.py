@@ -22,7 +22,7 @@ class ChannelMLP(keras.layers.Layer):
     Args:
         ratio: float. Hidden channels for each channel of the input.
         activation: name, layer, layer class or zero-argument factory.
-        use_bias: bool. Whether the two linear layers have biases.
+        use_bias: bool, or a pair of them. Whether the two linear layers have biases.
         dropout: float in [0, 1). Rate of the dropout after either linear layer.
         seed: int, or None for a random one. Of the dropout.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
@@ -35,7 +35,8 @@ class ChannelMLP(keras.layers.Layer):
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `ratio` is not positive, or gives no hidden channel.
+        ValueError: if `ratio` is not positive, or gives no hidden channel, or
+            `use_bias` is neither a bool nor a pair.
 
     Reference:
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
@@ -56,6 +57,7 @@ class ChannelMLP(keras.layers.Layer):
         self.ratio = ratio
         self.activation = make_activation(activation, self.dtype_policy)
         self.use_bias = use_bias
+        self._expand_bias, self._project_bias = _pair(use_bias)
         self.dropout = dropout
         self.seed = seed
         self.drop = (
@@ -72,18 +74,18 @@ class ChannelMLP(keras.layers.Layer):
                 "`ratio` times the channels must give at least one hidden channel. "
                 f"Received: ratio={self.ratio}, channels={channels}"
             )
-        self.expand = self._linear(hidden, "expand")
-        self.project = self._linear(channels, "project")
+        self.expand = self._linear(hidden, self._expand_bias, "expand")
+        self.project = self._linear(channels, self._project_bias, "project")
         hidden_shape = (*input_shape[:-1], hidden)
         self.expand.build(input_shape)
         if not self.activation.built:  # A saved one comes built.
             self.activation.build(hidden_shape)
         self.project.build(hidden_shape)
 
-    def _linear(self, units, name):
+    def _linear(self, units, use_bias, name):
         return keras.layers.Dense(
             units,
-            use_bias=self.use_bias,
+            use_bias=use_bias,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
             name=name,
@@ -131,3 +133,15 @@ class ChannelMLP(keras.layers.Layer):
             seed=self.seed,
         )
         return config
+
+
+def _pair(use_bias):
+    """`use_bias` for the one linear layer and the other."""
+    if not isinstance(use_bias, (list, tuple)):
+        return bool(use_bias), bool(use_bias)
+    if len(use_bias) != 2:
+        raise ValueError(
+            "`use_bias` must be a bool or a pair of bools. "
+            f"Received: use_bias={use_bias!r}"
+        )
+    return tuple(bool(value) for value in use_bias)

@@ -16,6 +16,7 @@ from keras_metaformer.blocks import (
     ResidualBranch,
 )
 from keras_metaformer.layers import (
+    Affine,
     BatchNormalized,
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
@@ -27,6 +28,8 @@ from keras_metaformer.layers import (
     ReparameterizableDepthwise,
     SelfAttentionMixer,
     SeparableConvolutionMixer,
+    SquaredReLU,
+    StarReLU,
 )
 
 LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
@@ -37,8 +40,10 @@ def fold(model: keras.Model) -> keras.Model:
 
     Merged are batch norms into the linear layer beside them, the branches of a
     `ReparameterizableDepthwise` into one convolution, the identity beside a linear
-    layer into its kernel, and LayerScale into the linear layer before it. The merged
-    weights are computed in float64. What has nothing to merge is copied.
+    layer into its kernel, LayerScale into the linear layer before it, and StarReLU's
+    scale and bias in a channel MLP and ResMLP's affine layer before one into the linear
+    layer behind them. The merged weights are computed in float64. What has nothing to
+    merge is copied.
 
     The result saves, loads and trains as any Keras model; batch norms are gone, so that
     training continues as with frozen statistics. Models inside the model are folded
@@ -248,11 +253,35 @@ def _fold_downsampling(layer: Downsampling, input_shape: Any) -> keras.layers.La
     return folded
 
 
+@_rule_for(ChannelMLP)
+def _fold_channel_mlp(layer: ChannelMLP, input_shape: Any) -> keras.layers.Layer:
+    activation = layer.activation
+    if type(activation) is not StarReLU or layer.drop is not None:
+        return _copy(layer, input_shape)
+    folded = _with_parts(
+        layer,
+        input_shape,
+        activation=SquaredReLU(name=activation.name, dtype=activation.dtype_policy),
+        use_bias=(layer.expand.use_bias, True),
+    )
+    folded.expand.set_weights(layer.expand.get_weights())
+    kernel = _array(layer.project.kernel)
+    bias = _array(activation.bias) * kernel.sum(axis=0)
+    if layer.project.use_bias:
+        bias = bias + _array(layer.project.bias)
+    folded.project.set_weights([_array(activation.scale) * kernel, bias])
+    return folded
+
+
 @_rule_for(ResidualBranch)
 def _fold_residual_branch(
     layer: ResidualBranch, input_shape: Any
 ) -> keras.layers.Layer:
     transform = fold_layer(layer.transform, input_shape)
+    norm = fold_layer(layer.norm, input_shape)
+    first = _first_linear(transform)
+    if type(norm) is Affine and first is not None:
+        norm = _fold_affine(norm, first) or norm
     scaling = layer.residual_scaling
     last = _last_linear(transform)
     if layer.layer_scale is not None and last is not None:
@@ -265,7 +294,7 @@ def _fold_residual_branch(
         layer,
         input_shape,
         transform=transform,
-        norm=fold_layer(layer.norm, input_shape),
+        norm=norm,
         residual_scaling=scaling,
     )
     for name in ("residual_scale", "layer_scale"):
@@ -347,6 +376,31 @@ def _linear_after(norm: Any, model: Any) -> Any:
             keras.layers.Dropout,
         ):
             return None
+
+
+def _fold_affine(norm: Affine, linear: Any) -> IdentityMixer | None:
+    """What is left of the scale and offset before a dense layer, which takes them.
+
+    None where it cannot: an offset needs a bias. The scales of norms with statistics
+    stay where they are: the backends' fused norms need one, and torch's is slower
+    without.
+    """
+    kernel, offset = _array(linear.kernel), _array(norm.offset)
+    if linear.use_bias:
+        linear.bias.assign(_array(linear.bias) + offset @ kernel)
+    elif offset.any():
+        return None
+    linear.kernel.assign(_array(norm.scale)[:, None] * kernel)
+    return IdentityMixer(name=norm.name, dtype=norm.dtype_policy)
+
+
+def _first_linear(transform: keras.layers.Layer) -> Any:
+    """The dense layer that a mixer begins with, or None."""
+    if type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
+        return transform.expand
+    if type(transform) is SelfAttentionMixer:
+        return transform.qkv
+    return None
 
 
 def _last_linear(transform: keras.layers.Layer) -> Any:

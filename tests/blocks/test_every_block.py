@@ -115,6 +115,13 @@ def _with_norms(dtype=None, name=None):
             id="ChannelMLP-biased",
         ),
         pytest.param(
+            lambda **kw: blocks.ChannelMLP(2, use_bias=(False, True), **kw),
+            5,
+            MAP,
+            _mlp,
+            id="ChannelMLP-half-biased",
+        ),
+        pytest.param(
             lambda **kw: blocks.Downsampling(6, 3, 2, 1, **kw),
             2,
             (2, 3, 2, 6),
@@ -203,6 +210,7 @@ def test_dropout_of_the_mlp_acts_in_training_only_and_is_seeded():
     ("make", "message"),
     [
         (lambda: blocks.ChannelMLP(ratio=0), "Received: ratio=0"),
+        (lambda: blocks.ChannelMLP(use_bias=(True,)), "Received: use_bias="),
         (lambda: blocks.ChannelMLP(ratio=0.1).build((None, 8)), "channels=8"),
         (lambda: blocks.Downsampling(0, 3, 2), "Received: filters=0"),
         (lambda: blocks.Downsampling(8, 3, -2), "Received: strides=-2"),

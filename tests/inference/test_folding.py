@@ -95,7 +95,7 @@ def test_every_family_computes_the_same(family):
     assert type(merged) is type(model)
     assert merged.name == model.name
     assert merged.pyramid_level_inputs == model.pyramid_level_inputs
-    assert merged.count_params() <= model.count_params()
+    assert len(merged.weights) <= len(model.weights)
 
 
 def test_ffnet_is_left_with_convolutions_and_linear_layers():
@@ -121,6 +121,36 @@ def test_layer_scale_is_merged_where_a_linear_layer_ends_the_branch():
         block = next(x for x in merged.layers if isinstance(x, blocks.MetaFormerBlock))
         assert block.token_mixing.layer_scale is not None
         assert block.channel_mixing.layer_scale is None
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_star_relu_is_merged_into_the_linear_layer_behind_it(use_bias):
+    merged = _assert_folds(_small("poolformerv2", {"use_bias": use_bias}))
+    blocks_ = [x for x in merged.layers if isinstance(x, blocks.MetaFormerBlock)]
+    for block in blocks_:
+        mlp = block.channel_mixing.transform
+        assert type(mlp.activation) is layers.SquaredReLU
+        assert (mlp.expand.use_bias, mlp.project.use_bias) == (use_bias, True)
+    # Where zeros are put around its map before the next layer, its bias must stay.
+    assert "StarReLU" in _kinds(_assert_folds(_small("convformer")))
+
+
+def test_star_relu_stays_before_dropout():
+    fields = {"mlp_dropout": 0.1}
+    assert "StarReLU" in _kinds(_assert_folds(_small("poolformerv2", fields)))
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_an_affine_layer_is_merged_into_the_linear_layer_behind_it(use_bias):
+    image = keras.Input((8, 8, 6))
+    step = blocks.ResidualBranch(
+        blocks.ChannelMLP(2, "gelu", use_bias), layers.Affine()
+    )
+    merged = _assert_folds(
+        _moderate(keras.Model(image, step(image))), np.ones((1, 8, 8, 6), "float32")
+    )
+    # Without a bias the linear layer has no place for the offset.
+    assert ("Affine" in _kinds(merged)) != use_bias
 
 
 def _unit(number: Decimal) -> Decimal:
