@@ -47,7 +47,8 @@ class PoolingMixer(keras.layers.Layer):
 
     def call(self, inputs):
         pooled = fast_operations.average_pool(inputs, self.pool_size)
-        return pooled - inputs
+        pooled -= inputs  # On torch in the memory of the means.
+        return pooled
 
     def compute_output_shape(self, input_shape):
         return input_shape

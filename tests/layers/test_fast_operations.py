@@ -90,6 +90,7 @@ FAST = {
     "torch": set(OPERATIONS) - {"star_relu_then_dense", "once"},
     "tensorflow": {
         *("star_relu", "layer_norm", "image_norm", "dense", "star_relu_then_dense"),
+        "attention",
     },
     "jax": {"star_relu", "once"},
 }[BACKEND]

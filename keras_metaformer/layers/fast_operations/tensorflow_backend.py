@@ -64,6 +64,16 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
     return _as_maps(rows, inputs)
 
 
+def attention(query: Any, key: Any, value: Any) -> Any:
+    """Keras' attention, with the queries scaled instead of the larger products."""
+    scaled = query * query.shape[-1] ** -0.5
+    products = tf.einsum("BTNH,BSNH->BNTS", scaled, key)
+    # In float32 at least, as Keras' own.
+    accumulated = tf.float64 if query.dtype == tf.float64 else tf.float32
+    weights = tf.nn.softmax(tf.cast(products, accumulated))
+    return tf.einsum("BNTS,BSNH->BTNH", tf.cast(weights, query.dtype), value)
+
+
 def _as_rows(maps: Any) -> Any:
     return tf.reshape(maps, (-1, maps.shape[-1]))
 
