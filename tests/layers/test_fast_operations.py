@@ -1,6 +1,9 @@
 """Every fast operation against the plain one: values, gradients, half precision."""
 
+import os
 import platform
+import subprocess
+import sys
 from typing import Any
 
 import keras
@@ -319,6 +322,43 @@ def test_no_new_memory_is_taken_without_gradients(function):
         assert takes_its_memory(overwrite=True)
         assert not takes_its_memory()
     assert not takes_its_memory(overwrite=True)
+
+
+_COUNT_FETCHED_PAGES = """
+import resource, sys, torch
+import keras_metaformer.layers
+
+def fetched():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+for turn in range(13):
+    if turn == 3:
+        before = fetched()
+    maps = [torch.ones(3_000_000) for _ in range(3)]
+    del maps
+print(fetched() - before)
+"""
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the others have their own memory")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="about what glibc does with freed memory"
+)
+def test_freed_memory_is_kept_for_the_next_maps():
+    pages = {}
+    for switch in ("0", "1"):
+        environment = {**os.environ, fast_paths.ENVIRONMENT_VARIABLE: switch}
+        printed = subprocess.run(
+            [sys.executable, "-c", _COUNT_FETCHED_PAGES],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        pages[switch] = int(printed)
+    # Ten times three maps of 2930 pages each.
+    assert pages["0"] > 10 * 2930
+    assert pages["1"] < 2930
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
