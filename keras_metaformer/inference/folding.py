@@ -258,6 +258,8 @@ def _fold_channel_mlp(layer: ChannelMLP, input_shape: Any) -> keras.layers.Layer
     activation = layer.activation
     if type(activation) is not StarReLU or layer.drop is not None:
         return _copy(layer, input_shape)
+    if layer.compute_dtype == "float16":  # A square without its scale may overflow.
+        return _copy(layer, input_shape)
     folded = _with_parts(
         layer,
         input_shape,

@@ -89,7 +89,7 @@ def activate(
     outer: keras.layers.Layer, activation: Any, hidden: Any, training: Any = None
 ) -> Any:
     """The activation within the layer `outer`, of a map that may be overwritten."""
-    if isinstance(activation, (StarReLU, SquaredReLU)):
+    if type(activation) in (StarReLU, SquaredReLU):
         return call_inner(outer, activation, hidden, overwrite=True)
     return call_inner(outer, activation, hidden, training)
 

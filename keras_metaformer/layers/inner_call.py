@@ -60,12 +60,13 @@ def call_inner(
     takes_training = _takes_training(kind)
     if training is not None and takes_training:
         arguments["training"] = training
-    if not fast_paths.enabled() or not is_prepared(outer, layer, inputs):
-        return layer(inputs, **arguments)
     on_torch = keras.backend.backend() == "torch"
     if on_torch and _has_hooks(layer):
-        # A hook may keep what it sees, and the outer layer may overwrite what it gets.
+        # A hook may keep what goes in and what comes out: neither is overwritten.
+        arguments.pop("overwrite", None)
         return keras.tree.map_structure(keras.ops.copy, layer(inputs, **arguments))
+    if not fast_paths.enabled() or not is_prepared(outer, layer, inputs):
+        return layer(inputs, **arguments)
     if kind is keras.layers.LayerNormalization:
         outputs = _fast_layer_norm(layer, inputs)
         if outputs is not None:

@@ -135,6 +135,13 @@ def test_star_relu_is_merged_into_the_linear_layer_behind_it(use_bias):
     assert "StarReLU" in _kinds(_assert_folds(_small("convformer")))
 
 
+def test_star_relu_stays_in_float16():
+    # Without the scale the square of 256 is more than float16 holds.
+    image = keras.Input((2, 2, 8), dtype="float16")
+    model = keras.Model(image, blocks.ChannelMLP(dtype="mixed_float16")(image))
+    assert "StarReLU" in _kinds(km.fold(model))
+
+
 def test_star_relu_stays_before_dropout():
     fields = {"mlp_dropout": 0.1}
     assert "StarReLU" in _kinds(_assert_folds(_small("poolformerv2", fields)))

@@ -324,6 +324,60 @@ def test_no_new_memory_is_taken_without_gradients(function):
     assert not takes_its_memory(overwrite=True)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch's function transforms")
+@pytest.mark.parametrize("scaling", ["none", "residual"])
+def test_residual_sums_under_function_transforms(scaling):
+    import torch
+
+    step = ResidualBranch(layers.PoolingMixer(), layers.IdentityMixer(), scaling)
+    inputs = torch.randn(3, *MAP)
+    step(inputs[0])
+    expected = torch.stack([step(each) for each in inputs])
+    with torch.no_grad():
+        _assert_near(torch.vmap(step)(inputs), expected, 1e-6)
+        outputs: Any = torch.func.jvp(step, (inputs[0],), (inputs[0],))
+    for output in outputs:  # and its derivative, as the step is linear
+        _assert_near(output, expected[0], 1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_compiled_image_norm_of_large_numbers(dtype):
+    import torch
+
+    inputs = torch.randn(MAP, dtype=getattr(torch, dtype)) * 400 + 100
+    norm = torch.compile(
+        lambda x: fast_operations.image_norm(x, None, None, 1e-6), backend="eager"
+    )
+    exact = inputs.double()
+    expected = (exact - exact.mean((1, 2, 3), keepdim=True)) / exact.std(
+        (1, 2, 3), keepdim=True, correction=0
+    )
+    _assert_near(norm(inputs), expected, 2e-2 if dtype == "bfloat16" else 2e-3)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's shapes")
+@pytest.mark.parametrize("shape", [(2, 0, 3, 8), (0, 2, 3, 8), (3, 8)])
+def test_dense_keeps_the_axes(shape):
+    (kernel,) = _numbers((8, 4))
+    assert fast_operations.dense(keras.ops.ones(shape), kernel, None).shape == (
+        *shape[:-1],
+        4,
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's shapes")
+def test_dense_of_a_map_of_unknown_shape():
+    import tensorflow as tf
+
+    inputs, kernel = _numbers(MAP, (8, 4))
+    function = _as_graph(
+        lambda x: fast_operations.dense(x, kernel, None),
+        input_signature=[tf.TensorSpec([None] * 4)],
+    )
+    _assert_near(function(inputs), inputs @ kernel, 1e-5)
+
+
 _COUNT_FETCHED_PAGES = """
 import resource, sys, torch
 import keras_metaformer.layers

@@ -163,10 +163,18 @@ def test_hooks_of_torch_run():
 
 
 @needs_torch
-def test_what_hooks_keep_stays_as_it_was():
+@pytest.mark.parametrize(
+    ("activation", "regularizer"),
+    [("star_relu", None), ("squared_relu", None), ("squared_relu", "l2")],
+)
+def test_what_hooks_keep_stays_as_it_was(activation, regularizer):
     import torch
 
-    step = blocks.ResidualBranch(blocks.ChannelMLP(), layers.IdentityMixer())
+    step = blocks.ResidualBranch(
+        # With a regularizer Keras calls the layer.
+        blocks.ChannelMLP(activation=activation, activity_regularizer=regularizer),
+        layers.IdentityMixer(),
+    )
     inputs = torch.randn(MAP)
     expected = _numpy(step(inputs))
     kept: dict[str, Any] = {}
@@ -178,9 +186,15 @@ def test_what_hooks_keep_stays_as_it_was():
         layer.register_forward_hook(
             lambda _, __, outputs, name=name: kept.update({name: outputs})
         )
+    received: list[Any] = []
+    step.transform.activation.register_forward_pre_hook(
+        lambda _, inputs: received.extend(inputs)
+    )
     with torch.no_grad():
         outputs = step(inputs)
         mlp = step.transform
+        hidden = _numpy(mlp.expand(inputs))
+        np.testing.assert_allclose(_numpy(received[0]), hidden, atol=1e-6)
         for name, layer, given in (
             ("expand", mlp.expand, inputs),
             ("project", mlp.project, mlp.activation(kept["expand"])),
@@ -189,6 +203,20 @@ def test_what_hooks_keep_stays_as_it_was():
             before = _numpy(kept[name]).copy()
             np.testing.assert_allclose(before, _numpy(layer(given)), atol=1e-6)
     np.testing.assert_allclose(_numpy(outputs), expected, atol=1e-6)
+
+
+class OwnSquaredReLU(layers.SquaredReLU):
+    """A user's activation, which knows nothing of overwriting."""
+
+    def call(self, inputs):
+        return super().call(inputs) + 1
+
+
+def test_activations_of_users_get_the_map_alone():
+    mlp = blocks.ChannelMLP(activation=OwnSquaredReLU())
+    inputs = np.ones(MAP, "float32")
+    hidden = _numpy(mlp(inputs) * 0 + mlp.project(mlp.activation(mlp.expand(inputs))))
+    np.testing.assert_allclose(_numpy(mlp(inputs)), hidden, rtol=1e-5)
 
 
 class Remembering(keras.layers.Dense):

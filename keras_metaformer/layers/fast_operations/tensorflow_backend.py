@@ -49,7 +49,7 @@ def star_relu_then_dense(
     offset = bias * tf.linalg.matmul(ones, kernel)[0]  # `reduce_sum` is slow at this.
     if dense_bias is not None:
         offset += dense_bias
-    rows = tf.linalg.matmul(_as_rows(squared), kernel) * scale + offset
+    rows = tf.linalg.matmul(_as_rows(squared, kernel), kernel) * scale + offset
     return _as_maps(rows, inputs)
 
 
@@ -58,7 +58,7 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
 
     Keras' product of more axes works out its shapes anew at each call.
     """
-    rows = tf.linalg.matmul(_as_rows(inputs), kernel)
+    rows = tf.linalg.matmul(_as_rows(inputs, kernel), kernel)
     if bias is not None:
         rows = tf.nn.bias_add(rows, bias)  # Within the product, in graphs on CPUs.
     return _as_maps(rows, inputs)
@@ -74,14 +74,15 @@ def attention(query: Any, key: Any, value: Any) -> Any:
     return tf.einsum("BNTS,BSNH->BTNH", tf.cast(weights, query.dtype), value)
 
 
-def _as_rows(maps: Any) -> Any:
-    return tf.reshape(maps, (-1, maps.shape[-1]))
+def _as_rows(maps: Any, kernel: Any) -> Any:
+    return tf.reshape(maps, (-1, kernel.shape[0]))
 
 
 def _as_maps(rows: Any, like: Any) -> Any:
     """The rows with the axes of other maps before the last."""
     sizes = like.shape[1:-1]
-    if sizes.is_fully_defined():
+    # Of a map without pixels, -1 would not tell the batch.
+    if sizes.is_fully_defined() and all(sizes):
         return tf.reshape(rows, (-1, *sizes, rows.shape[-1]))
     shape = tf.concat([tf.shape(like)[:-1], rows.shape[-1:]], axis=0)
     return tf.ensure_shape(tf.reshape(rows, shape), (*like.shape[:-1], rows.shape[-1]))

@@ -103,11 +103,10 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
 
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:
     """`scale * inputs + branch` in one pass."""
-    may = overwrite and not torch.is_grad_enabled() and branch.dtype == inputs.dtype
-    out = branch if may else None
-    if scale is None:
-        return torch.add(branch, inputs, out=out)
-    return torch.addcmul(branch, inputs, scale, out=out)
+    if overwrite and not torch.is_grad_enabled() and branch.dtype == inputs.dtype:
+        # By methods: torch's function transforms do not know `out`.
+        return branch.add_(inputs) if scale is None else branch.addcmul_(inputs, scale)
+    return inputs + branch if scale is None else torch.addcmul(branch, inputs, scale)
 
 
 def attention(query: Any, key: Any, value: Any) -> Any:
@@ -147,7 +146,8 @@ def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int)
 
 def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     """The group norm with one group."""
-    if torch.compiler.is_compiling():
+    exact = inputs.dtype in (torch.float32, torch.float64)  # Squares may overflow.
+    if exact and torch.compiler.is_compiling():
         # Its loops over a group norm of a view jump from pixel to pixel.
         centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
         variance = centred.square().mean((1, 2, 3), keepdim=True)
