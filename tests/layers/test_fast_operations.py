@@ -379,7 +379,7 @@ def test_dense_of_a_map_of_unknown_shape():
 
 
 _COUNT_FETCHED_PAGES = """
-import resource, sys, torch
+import resource, torch
 import keras_metaformer.layers
 
 def fetched():
@@ -399,20 +399,15 @@ print(fetched() - before)
     platform.libc_ver()[0] != "glibc", reason="about what glibc does with freed memory"
 )
 def test_freed_memory_is_kept_for_the_next_maps():
-    pages = {}
-    for switch in ("0", "1"):
-        environment = {**os.environ, fast_paths.ENVIRONMENT_VARIABLE: switch}
-        printed = subprocess.run(
-            [sys.executable, "-c", _COUNT_FETCHED_PAGES],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        pages[switch] = int(printed)
-    # Ten times three maps of 2930 pages each.
-    assert pages["0"] > 10 * 2930
-    assert pages["1"] < 2930
+    # Switched off, it is fetched anew or kept by chance: what was freed while importing.
+    printed = subprocess.run(
+        [sys.executable, "-c", _COUNT_FETCHED_PAGES],
+        env={**os.environ, fast_paths.ENVIRONMENT_VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert int(printed) < 2930  # One map has so many pages, of ten times three maps.
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
