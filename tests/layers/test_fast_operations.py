@@ -399,7 +399,7 @@ print(fetched() - before)
     platform.libc_ver()[0] != "glibc", reason="about what glibc does with freed memory"
 )
 def test_freed_memory_is_kept_for_the_next_maps():
-    # Switched off, it is fetched anew or kept by chance: what was freed while importing.
+    # Switched off, it is fetched anew or kept by chance, as imports have freed before.
     printed = subprocess.run(
         [sys.executable, "-c", _COUNT_FETCHED_PAGES],
         env={**os.environ, fast_paths.ENVIRONMENT_VARIABLE: "1"},
