@@ -126,7 +126,6 @@ def test_every_block_is_of_a_language_that_is_checked_here():
 @pytest.mark.parametrize("page", pages_with("python"))
 def test_python_runs_to_its_end(page, files):
     namespace: dict[str, Any] = {
-        "picture": np.zeros((300, 400, 3), "uint8"),
         "dataset": Images(),
         "MyMixer": MyMixer,
     }
