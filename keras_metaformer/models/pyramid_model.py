@@ -6,11 +6,11 @@ from typing import Any
 import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
-from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.config import pyramid_level
+from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
