@@ -2,7 +2,7 @@ import pytest
 
 from examples import digits_families
 from keras_metaformer.data import digits as data
-from keras_metaformer.training.digits_models import build_model
+from keras_metaformer.demo.models import build_model
 
 
 @pytest.fixture
