@@ -1,7 +1,6 @@
 """The worker processes of contenders."""
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,8 +34,9 @@ def contender_command(job: Job, peer_python: str | None, *folders: Path) -> list
         *folders: where `keras_metaformer` is looked for before this checkout.
     """
     if KINDS[job.contender.kind].peer:
-        python = peer_python or sys.executable
-        return worker_command("benchmarks.timm_calls", ROOT, interpreter=python)
+        return worker_command(
+            "benchmarks.timm_calls", ROOT, interpreter=peer_python or ""
+        )
     return worker_command("benchmarks.keras_calls", *folders, ROOT)
 
 

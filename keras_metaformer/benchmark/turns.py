@@ -7,12 +7,13 @@ import queue
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from keras_metaformer.processes import python_command
 
 #: Run by its path: it needs nothing but Python's own library.
 _WORKER = Path(__file__).with_name("worker.py")
@@ -125,19 +126,15 @@ class WorkerProcess:
                     stream.close()
 
 
-def worker_command(
-    module: str, *folders: Path, interpreter: str = sys.executable
-) -> list[str]:
+def worker_command(module: str, *folders: Path, interpreter: str = "") -> list[str]:
     """What starts a worker.
 
     Args:
         module: whose function `make` prepares what the worker times; see `worker.py`.
         *folders: where the module and what it imports are looked for first.
-        interpreter: a Python interpreter, with or without this package.
+        interpreter: another than that of this process, with or without this package.
     """
-    # -P: a `keras.py` in the current folder is none of the worker's modules.
-    start = [interpreter, "-P", "-X", "utf8", str(_WORKER), module]
-    return [*start, *map(str, folders)]
+    return python_command(_WORKER, module, *folders, interpreter=interpreter)
 
 
 def order_of_turns(jobs: int, repetitions: int) -> list[list[int]]:

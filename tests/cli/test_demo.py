@@ -27,6 +27,7 @@ def few_digits(monkeypatch) -> Digits:
     return few
 
 
+@pytest.mark.one_backend
 def test_the_demo_trains_exports_and_compares(tmp_path, few_digits):
     folder = tmp_path / "new" / "folder"
 
