@@ -6,6 +6,7 @@ it is used.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,9 +16,14 @@ import keras_metaformer as km
 from benchmarks.contender import DTYPES, Case, Job
 from benchmarks.timm_calls import torch_device, torch_memory_and_name
 
+#: Which of several copies was found.
+_PACKAGE = str(Path(km.__file__).parent)
+
 
 def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
     """The call, and what gives its peak of device memory and the device's name.
+
+    The latter also gives the folder of the package that was measured.
 
     Args:
         request: a `Job`.
@@ -46,11 +52,11 @@ def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]
             products = with_gradients(products)
         compute = DTYPES[case.dtype]
         call = products_call(products, contender.backend, compute, case.device)
-        return call, about
+        return call, lambda: about() | {"package": _PACKAGE}
     # No device scope: the parent has hidden the devices that are not meant.
     model = _model(job)
     make_call_of = _training_call if case.mode == "training" else _inference_call
-    return make_call_of(model, job), about
+    return make_call_of(model, job), lambda: about() | {"package": _PACKAGE}
 
 
 def _our_model(case: Case) -> keras.Model:
