@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keras_metaformer.models import registry
 from keras_metaformer.weights import catalogue
+from scripts.page import around, put
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 START = "<!-- model table: written by scripts/update_readme.py -->\n"
@@ -39,25 +40,13 @@ def model_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def current(text: str) -> str:
-    """The README's text with the table as it should be."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{model_table()}\n{END}{after}"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    wanted = current(text)
-    if arguments.check:
-        if text != wanted:
-            print("README.md: the model table is not current.", file=sys.stderr)
-        return int(text != wanted)
-    README.write_text(wanted, encoding="utf-8")
-    return 0
+    before, after = around(README, START, END)
+    wanted = f"{before}\n{model_table()}\n{after}"
+    return put(README, wanted, "the model table", arguments.check)
 
 
 if __name__ == "__main__":
