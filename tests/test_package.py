@@ -32,7 +32,7 @@ ALLOWED = {
     "weights": {"layers", "models.registry", "data"},
     "data": set(),
     "applications": {"layers", "blocks", "models", "weights", "data"},
-    "training": {
+    "demo": {
         "layers",
         "blocks",
         "models",

@@ -10,7 +10,7 @@ import glob
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    #: What `EvaluationTransform` takes for one image.
+    ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -248,21 +251,32 @@ class EvaluationTransform:
             )
 
     def __call__(
-        self, image: Image.Image | np.ndarray, normalise: bool = True
+        self, image: ImageLike | Sequence[ImageLike], normalise: bool = True
     ) -> np.ndarray:
         """Returns the image as a float32 array `(resolution, resolution, 3)`.
 
+        A list of images, or an array of several, becomes a batch `(number,
+        resolution, resolution, 3)`.
+
         Args:
-            image: A Pillow image, or a uint8 array `(height, width, 3)`, RGB.
+            image: A path, a Pillow image, a uint8 array `(height, width, 3)`, RGB, a
+                list of such, or a uint8 array `(number, height, width, 3)`.
             normalise: Whether to subtract the mean and divide by the standard
                 deviation. If not, values go from 0 to 255, as models with
                 `include_preprocessing=True` take them.
 
         Raises:
-            ImageError: If an array has another shape or type.
+            ImageError: If an array has another shape or type, a list is empty, or a
+                file cannot be read.
         """
         from PIL import Image
 
+        if isinstance(image, (list, tuple)) or getattr(image, "ndim", 3) == 4:
+            if not len(image):
+                raise ImageError("Expected at least one image. Received: none")
+            return np.stack([self(one, normalise) for one in image])
+        if isinstance(image, (str, os.PathLike)):
+            image = load_image(image)
         if isinstance(image, np.ndarray):
             if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
                 raise ImageError(
@@ -270,6 +284,11 @@ class EvaluationTransform:
                     f"of shape {image.shape} and type {image.dtype}"
                 )
             image = Image.fromarray(image)
+        elif not isinstance(image, Image.Image):
+            raise ImageError(
+                "Expected a path, a Pillow image, a uint8 array, or a list of these. "
+                f"Received: image={image!r}"
+            )
         elif image.mode != "RGB":
             image = to_rgb(image)
 

@@ -469,10 +469,41 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         np.zeros((4, 4), "uint8"),
         np.zeros((4, 4, 4), "uint8"),
-        np.zeros((1, 4, 4, 3), "uint8"),
+        np.zeros((1, 1, 4, 4, 3), "uint8"),
         np.zeros((4, 4, 3), "float32"),
     ],
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(ImageError, match="uint8 array"):
         EvaluationTransform(4)(array)
+
+
+class TestWhatATransformTakes:
+    transform = EvaluationTransform(16)
+
+    def test_paths_pillow_images_and_arrays_alike(self, photograph, tmp_path):
+        path = tmp_path / "picture.png"
+        photograph.save(path)
+        expected = self.transform(photograph)
+        for image in (path, str(path), np.asarray(photograph)):
+            np.testing.assert_array_equal(self.transform(image), expected)
+
+    def test_batches(self, photograph, tmp_path):
+        path = tmp_path / "picture.png"
+        photograph.save(path)
+        pixels = np.asarray(photograph)
+        expected = np.stack([self.transform(photograph)] * 3)
+        for batch in ([path, photograph, pixels], np.stack([pixels] * 3)):
+            np.testing.assert_array_equal(self.transform(batch), expected)
+
+    @pytest.mark.parametrize(
+        ("image", "received"),
+        [
+            ([], "Received: none"),
+            (None, "Received: image=None"),
+            ("no such file.jpg", "Received: path='no such file.jpg'"),
+        ],
+    )
+    def test_others_are_refused(self, image, received):
+        with pytest.raises(ImageError, match=received):
+            self.transform(image)
