@@ -3,6 +3,7 @@
 import fnmatch
 
 from keras_metaformer.models import registry
+from keras_metaformer.names import simplify
 from keras_metaformer.weights import catalogue
 
 
@@ -24,7 +25,7 @@ def list_models(pattern: str = "*", *, weights: str | None = None) -> list[str]:
     found = [
         name
         for name in registry.names()
-        if fnmatch.fnmatchcase(registry.simplify(name), registry.simplify(pattern))
+        if fnmatch.fnmatchcase(simplify(name), simplify(pattern))
     ]
     if weights is None:
         return found
