@@ -53,7 +53,9 @@ class SelfAttentionMixer(keras.layers.Layer):
         if channels % self.head_dim:
             raise ValueError(
                 "`SelfAttentionMixer` needs channels that are a multiple of "
-                f"`head_dim`. Received: channels={channels}, head_dim={self.head_dim}"
+                "`head_dim`, which a model is told by a layer: "
+                "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`. "
+                f"Received: channels={channels}, head_dim={self.head_dim}"
             )
         self.qkv = self._linear(3 * channels, "qkv")
         self.output_projection = self._linear(channels, "output_projection")
