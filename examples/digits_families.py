@@ -26,8 +26,8 @@ def measure(family: str, epochs: int, seed: int) -> dict[str, Any]:
     import numpy as np
 
     from keras_metaformer.data.digits import load_digits
-    from keras_metaformer.training.digits import train
-    from keras_metaformer.training.digits_models import FAMILIES, build_model
+    from keras_metaformer.demo.models import FAMILIES, build_model
+    from keras_metaformer.demo.training import train
 
     keras.utils.set_random_seed(seed)
     digits = load_digits(seed=seed)
@@ -126,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.page is None:
         parser.error("the page to write to is missing")
 
-    from keras_metaformer.training.digits_models import FAMILIES
+    from keras_metaformer.demo.models import FAMILIES
 
     rows = []
     for family in options.families or FAMILIES:

@@ -25,6 +25,7 @@ from keras_metaformer.benchmark.contender import (
 from keras_metaformer.benchmark.turns import PACKAGE
 from keras_metaformer.models import registry
 from keras_metaformer.models.listing import list_models
+from keras_metaformer.processes import run_python
 
 PEER_PYTHON_VARIABLE = "KERAS_METAFORMER_PEER_PYTHON"
 #: Batches where none are asked for.
@@ -268,9 +269,7 @@ def _has_timm(python: Path) -> bool:
         "sys.exit(any(importlib.util.find_spec(m) is None for m in ('torch', 'timm')))"
     )
     try:
-        finished = subprocess.run(
-            [python, "-c", code], capture_output=True, timeout=60, cwd=python.parent
-        )
+        finished = run_python("-c", code, interpreter=python, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return finished.returncode == 0
@@ -312,11 +311,6 @@ def _with_gpu(
 
 @functools.cache
 def _counts_gpus(python: str, backend: str) -> bool:
-    finished = subprocess.run(
-        [python, "-c", _COUNT_GPUS[backend]],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    finished = run_python("-c", _COUNT_GPUS[backend], interpreter=python, timeout=300)
     lines = finished.stdout.split()
     return finished.returncode == 0 and bool(lines) and lines[-1] != "0"

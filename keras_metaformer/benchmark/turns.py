@@ -7,7 +7,6 @@ import os
 import queue
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_metaformer.benchmark.contender import Contender, Job
+from keras_metaformer.processes import python_command
 
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -146,8 +146,8 @@ def worker_command(contender: Contender, peer_python: str | None) -> list[str]:
         peer_python: the interpreter that has timm, or None if this one has it.
     """
     if contender.kind == "timm":
-        return [peer_python or sys.executable, "-c", _START_WITHOUT_KERAS]
-    return [sys.executable, "-c", _START]
+        return python_command("-c", _START_WITHOUT_KERAS, interpreter=peer_python or "")
+    return python_command("-c", _START)
 
 
 def worker_environment(job: Job) -> dict[str, str]:

@@ -38,7 +38,3 @@ app.add_typer(weights.app, name="weights")
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

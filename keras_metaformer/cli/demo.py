@@ -17,7 +17,7 @@ REQUIRED = {
     "ai_edge_litert": "ai-edge-litert",
 }
 
-# The keys of `training.digits_models.FAMILIES`, which imports Keras: too much for the
+# The keys of `demo.models.FAMILIES`, which imports Keras: too much for the
 # command's help.
 Family = enum.StrEnum(
     "Family",
@@ -68,11 +68,9 @@ def demo(
     except OSError as error:
         stop(f"Expected a directory to write to: {error}", FAILED)
 
-    from keras_metaformer.training import digits_demo
+    from keras_metaformer.demo.run import run_demo
 
-    report = digits_demo.run(
-        output, epochs, seed, _silent if json else typer.echo, family
-    )
+    report = run_demo(output, epochs, seed, _silent if json else typer.echo, family)
     if json:
         print_json(report)
     else:

@@ -24,6 +24,13 @@ def web(
     host: Annotated[
         str, typer.Option(help="Address to listen on; as a rule this computer only.")
     ] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name under which browsers may ask for the page, such as "
+            "that of a proxy; may be repeated."
+        ),
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.")
     ] = False,
@@ -44,7 +51,7 @@ def web(
     for path in model:
         _check(path)
     try:
-        server = PageServer(host, port, model)
+        server = PageServer(host, port, model, names=allowed_host or ())
     except PageMissingError as error:
         stop(error, FAILED)
     except OSError as error:

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import keras
 
 from keras_metaformer.export.errors import ExportError
+from keras_metaformer.processes import run_python
 
 #: Signature of the file, as Keras and TensorFlow name it.
 SIGNATURE = "serving_default"
@@ -70,16 +70,14 @@ def _convert_in_child(model: keras.Model, options: GraphOptions) -> bytes:
             **os.environ,
             "KERAS_BACKEND": "tensorflow",
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-            # The child finds the modules that this process finds.
-            "PYTHONPATH": os.pathsep.join(part or os.getcwd() for part in sys.path),
+            # The child finds the modules that this process finds; in the current
+            # folder ("") what is nowhere else, so that nothing there is taken for
+            # TensorFlow, which this process may never have imported.
+            "PYTHONPATH": os.pathsep.join(
+                [*filter(None, sys.path), *([os.getcwd()] if "" in sys.path else [])]
+            ),
         }
-        child = subprocess.run(
-            [sys.executable, "-m", "keras_metaformer.export.child", name],
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+        child = run_python("-m", "keras_metaformer.export.child", name, env=environment)
         if (folder / "error.txt").exists():
             raise ExportError((folder / "error.txt").read_text())
         if child.returncode or not (folder / "model.tflite").exists():

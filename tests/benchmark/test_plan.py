@@ -200,10 +200,10 @@ def test_gpus(monkeypatch):
     find_peer_python.cache_clear()
 
 
-def test_an_interpreter_without_timm_is_known_as_such(tmp_path):
+def test_an_interpreter_without_timm_is_known_as_such(tmp_path, monkeypatch):
     assert not plan._has_timm(tmp_path / "python")
     (tmp_path / "timm.py").write_text("")
-    # Looked for from the interpreter's own folder, not from the current one.
+    monkeypatch.chdir(tmp_path)  # where it is not looked for
     assert not plan._has_timm(Path(sys.executable)) or _timm_is_installed()
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from examples import digits_families
 from keras_metaformer.data import digits as data
-from keras_metaformer.training.digits_models import build_model
+from keras_metaformer.demo.models import build_model
 
 
 @pytest.fixture
@@ -19,6 +19,7 @@ def _few_digits(monkeypatch):
     monkeypatch.setattr(digits_families, "measure_in_child", digits_families.measure)
 
 
+@pytest.mark.one_backend
 @pytest.mark.usefixtures("_few_digits")
 def test_the_table_is_written_between_the_marks(tmp_path):
     page = tmp_path / "families.md"

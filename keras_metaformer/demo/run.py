@@ -11,22 +11,22 @@ import keras
 import numpy as np
 
 from keras_metaformer.data.digits import load_digits
-from keras_metaformer.export.litert import to_litert
-from keras_metaformer.export.runner import LiteRTModel
-from keras_metaformer.training.digits import SILENT, train
-from keras_metaformer.training.digits_models import (
+from keras_metaformer.demo.models import (
     CLASSES,
     FAMILIES,
     IMAGE_SIZE,
     build_model,
 )
-from keras_metaformer.training.digits_pictures import draw_curves, draw_digits
+from keras_metaformer.demo.pictures import draw_curves, draw_digits
+from keras_metaformer.demo.training import SILENT, train
+from keras_metaformer.export.litert import to_litert
+from keras_metaformer.export.runner import LiteRTModel
 
 _TIMED_IMAGES = 50
 _COMPARED_IMAGES = 32
 
 
-def run(
+def run_demo(
     folder: Path,
     epochs: int,
     seed: int,
@@ -40,7 +40,7 @@ def run(
         epochs: Passes over the training digits.
         seed: Seed of all that is random.
         say: Called with each line of progress.
-        family: A key of `digits_models.FAMILIES`.
+        family: A key of `models.FAMILIES`.
 
     Returns:
         The report: accuracies, agreement, sizes and times, and the files written.

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_metaformer.data.digits import Digits
-from keras_metaformer.training.digits_models import CLASSES
+from keras_metaformer.demo.models import CLASSES
 
 # Of `fit` and `predict`, which Keras annotates with the type of their default "auto".
 SILENT: Any = 0
@@ -33,7 +33,7 @@ def train(
     choice is made from them.
 
     Args:
-        model: A model such as `digits_models.build_model` returns.
+        model: A model such as `models.build_model` returns.
         digits: The images.
         epochs: Passes over the training images.
         seed: Seed of the order and the augmentation.

@@ -3,18 +3,18 @@ import numpy as np
 import pytest
 
 from keras_metaformer.data.digits import Digits, load_digits
-from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
-from keras_metaformer.layers.separable_convolution_mixer import (
-    SeparableConvolutionMixer,
-)
-from keras_metaformer.training.digits import (
+from keras_metaformer.demo.models import build_model
+from keras_metaformer.demo.training import (
     BATCH_SIZE,
     AugmentedDigits,
     augment,
     one_hot,
     train,
 )
-from keras_metaformer.training.digits_models import build_model
+from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
+from keras_metaformer.layers.separable_convolution_mixer import (
+    SeparableConvolutionMixer,
+)
 
 
 def test_the_model_is_a_small_caformer():

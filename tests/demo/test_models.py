@@ -8,8 +8,8 @@ from keras_metaformer import layers
 from keras_metaformer.blocks import ResidualBranch
 from keras_metaformer.cli.demo import Family
 from keras_metaformer.data.digits import load_digits
-from keras_metaformer.training.digits import train
-from keras_metaformer.training.digits_models import FAMILIES, build_model
+from keras_metaformer.demo.models import FAMILIES, build_model
+from keras_metaformer.demo.training import train
 
 LAST_MIXERS = {
     "identityformer": layers.IdentityMixer,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_metaformer.training.digits_pictures import draw_curves, draw_digits
+from keras_metaformer.demo.pictures import draw_curves, draw_digits
 
 pytestmark = pytest.mark.backend_independent
 
