@@ -19,6 +19,7 @@ from keras_metaformer.export.flatbuffer import TFLiteFile
 from keras_metaformer.export.metadata import add_metadata
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
+from keras_metaformer.inference.folding import check_not_quantized
 
 #: What the output may differ from Keras, as a part of Keras' largest output.
 TOLERANCES = {None: 1e-4, "float16": 2e-2, "dynamic": 1e-1, "int8": 5e-1}
@@ -93,10 +94,12 @@ def to_litert(
 
     Raises:
         ExportError: if the model cannot be converted, or the file is out of tolerance.
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or `model.quantize` has changed the
+            model: its layers round their inputs, which no file does in the same way.
         ImportError: if a package of `keras-metaformer[export]` is missing.
     """
     path = Path(path)
+    check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     options = _graph_options(model, input_size, mean, std, output)
     takes_pixels = options.mean is not None or _has_preprocessing(model)
     _check_arguments(model, path, quantize, input_type, takes_pixels, labels)
