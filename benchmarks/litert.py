@@ -28,7 +28,8 @@ import keras_metaformer as km
 from keras_metaformer.benchmark.environment import describe_environment
 from keras_metaformer.benchmark.matrix_products import MatrixProduct, matrix_products
 from keras_metaformer.benchmark.stock import stock_model
-from keras_metaformer.export.convert import GraphOptions, convert
+from keras_metaformer.export.convert import convert
+from keras_metaformer.export.options import GraphOptions
 
 
 def keras_export(model: keras.Model, folder: Path) -> bytes:
