@@ -113,9 +113,9 @@ def _saved_model(source: Path) -> Any:
 def _loaded_model(source: Path, name: str, classes: int | None, tag: str | None) -> Any:
     from keras_metaformer.models import registry
     from keras_metaformer.weights import catalogue
+    from keras_metaformer.weights.files.readers import read_checkpoint
     from keras_metaformer.weights.loading import KERAS_SUFFIXES, load_weights_file
     from keras_metaformer.weights.porting import classifier_width, port_weights
-    from keras_metaformer.weights.readers import read_checkpoint
 
     options: dict[str, Any] = {"weights": None}
     try:
