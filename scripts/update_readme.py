@@ -12,6 +12,7 @@ from pathlib import Path
 import keras_metaformer  # noqa: F401 - which fills the registry
 from keras_metaformer.models import registry
 from keras_metaformer.weights import catalogue
+from scripts.page import around, put
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -44,13 +45,6 @@ def model_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def current(text: str) -> str:
-    """The README's text with the table as it should be."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{model_table()}\n{END}{after}"
-
-
 def model_rows() -> str:
     """The registry as JSON, one model a line."""
     keys = ("name", "family", "parameters", "macs", "resolution")
@@ -63,21 +57,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    wanted = {
-        README: current(README.read_text(encoding="utf-8")),
-        MODELS: model_rows(),
-    }
-    stale = [
-        path
-        for path, text in wanted.items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-    for path in stale:
-        if arguments.check:
-            print(f"{path.name}: the models are not current.", file=sys.stderr)
-        else:
-            path.write_text(wanted[path], encoding="utf-8")
-    return int(bool(arguments.check and stale))
+    before, after = around(README, START, END)
+    table = f"{before}\n{model_table()}\n{after}"
+    check = arguments.check
+    return int(
+        put(README, table, "the model table", check)
+        or put(MODELS, model_rows(), "the list of models", check)
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The models by name, and what they cost: data, to be read without Keras."""
 
-import difflib
 import fnmatch
 import functools
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 
+from keras_metaformer.names import find_model_name, simplify
 from keras_metaformer.weights import catalogue
 
 
@@ -40,29 +39,13 @@ def all_models() -> tuple[ListedModel, ...]:
 
 
 def find_model(name: str) -> ListedModel:
-    """The model of that name, as `find_name` finds it."""
-    models = {model.name: model for model in all_models()}
-    return models[find_name(name, models)]
-
-
-def find_name(name: str, known: Iterable[str]) -> str:
-    """The known name that is meant, upper and lower case and underscores ignored.
+    """The model of that name, upper and lower case and underscores ignored.
 
     Raises:
         ValueError: if there is none; the message offers the nearest names.
     """
-    simple = {simplify(each): each for each in known}
-    wanted = simplify(name)
-    if wanted in simple:
-        return simple[wanted]
-    near = difflib.get_close_matches(wanted, simple, n=3, cutoff=0.5)
-    offer = [simple[match] for match in near or simple]
-    raise ValueError(f"Unknown model: expected one like {offer}. Received: {name!r}")
-
-
-def simplify(name: str) -> str:
-    """`name` in lower case without underscores and hyphens, for comparison."""
-    return name.lower().replace("_", "").replace("-", "")
+    models = {model.name: model for model in all_models()}
+    return models[find_model_name(name, models)]
 
 
 def list_models(pattern: str = "*", *, weights: str | None = None) -> list[str]:

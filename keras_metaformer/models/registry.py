@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.models.listing import find_name
+from keras_metaformer.names import find_model_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,4 +58,4 @@ def get(name: str) -> Variant:
     Raises:
         ValueError: if there is none; the message offers the nearest names.
     """
-    return _VARIANTS[find_name(name, _VARIANTS)]
+    return _VARIANTS[find_model_name(name, _VARIANTS)]
