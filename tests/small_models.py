@@ -1,9 +1,11 @@
 """A small model of every family, made from the family's own settings."""
 
 import dataclasses
+import importlib
 from typing import Any
 
 import keras
+import pytest
 
 import keras_metaformer as km
 from keras_metaformer.models import registry
@@ -12,6 +14,7 @@ from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
 from keras_metaformer.models.image_model import ImageArguments
 from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
 from keras_metaformer.models.metaformer import build_metaformer
+from keras_metaformer.models.variant import define_variant
 
 FAMILIES = tuple(dict.fromkeys(registry.get(name).family for name in registry.names()))
 #: Families with a weight for every token, tied to one image size.
@@ -64,3 +67,21 @@ def metaformer(mixer: Any = "pooling", **arguments: Any) -> keras.Model:
         "classes": 5,
     }
     return km.MetaFormer(mixer=mixer, **{**settings, **arguments})
+
+
+def narrowed(patch: pytest.MonkeyPatch, name: str) -> Any:
+    """A hierarchical constructor with one narrow block per stage, until the patch ends.
+
+    Only the size is another: name, signature, published weights and loading are those
+    of the real one, in whose place it is found.
+    """
+    variant = registry.get(name)
+    module = importlib.import_module(f"keras_metaformer.applications.{variant.family}")
+    size = {"depths": (1,) * 4, "widths": (8, 16, 32, 32)}
+    key = name.removeprefix(module.FAMILY.title)
+    family = dataclasses.replace(module.FAMILY, sizes={key: size})
+    patch.delitem(registry._VARIANTS, name)
+    constructor = define_variant(family, key, 0, 0)
+    patch.setattr(module, name, constructor)
+    patch.setattr(km, name, constructor)
+    return constructor

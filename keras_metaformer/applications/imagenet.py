@@ -1,5 +1,6 @@
 """`preprocess_input` and `decode_predictions`, shared by the family modules."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.data.classes import class_names
+from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 
 #: Datasets whose class names are known, by the number of classes.
 _DATASETS = {1000: "imagenet", 21841: "imagenet21k"}
@@ -19,7 +21,8 @@ def normalize(
     """`(images / 255 - mean) / std` for images `(..., height, width, 3)`.
 
     Args:
-        images: NumPy array or tensor of pixels 0..255, channels last.
+        images: NumPy array or tensor of pixels 0..255, channels last. Where the first
+            image's values show that they are something else, a warning says so.
         mean: per channel, of pixels 0..1.
         std: per channel, of pixels 0..1.
         data_format: None or `"channels_last"`.
@@ -40,15 +43,17 @@ def normalize(
             f"Expected images of shape (..., height, width, {len(mean)}). "
             f"Received: shape={tuple(images.shape)}"
         )
-    scale = np.array([1.0 / (255.0 * value) for value in std], "float32")
-    offset = np.array([-m / s for m, s in zip(mean, std, strict=True)], "float32")
+    # Seen from here: the family's `preprocess_input`, then who called that.
+    warn_of_unexpected_pixels(images, "pixels", stacklevel=3)
+    scale = [1.0 / (255.0 * value) for value in std]
+    offset = [-m / s for m, s in zip(mean, std, strict=True)]
     if isinstance(images, np.ndarray):
         if not np.issubdtype(images.dtype, np.floating):
             images = images.astype("float32")
-        return images * scale.astype(images.dtype) + offset.astype(images.dtype)
+        return images * np.array(scale, images.dtype) + np.array(offset, images.dtype)
     if "float" not in keras.backend.standardize_dtype(images.dtype):
         images = ops.cast(images, "float32")
-    return images * ops.cast(scale, images.dtype) + ops.cast(offset, images.dtype)
+    return images * ops.array(scale, images.dtype) + ops.array(offset, images.dtype)
 
 
 def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
@@ -56,7 +61,7 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
 
     Args:
         predictions: float array `(batch, 1000)` (ImageNet-1k) or `(batch, 21841)`
-            (ImageNet-21k), probabilities or logits.
+            (ImageNet-21k), probabilities; a warning says so if they are logits.
         top: int. How many classes to give.
 
     Returns:
@@ -73,6 +78,13 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
         )
     if top < 1:
         raise ValueError(f"`top` must be positive. Received: top={top}")
+    if scores.size and (scores.min() < 0 or scores.max() > 1):
+        warnings.warn(
+            "`decode_predictions` expected probabilities. Received: logits; the order "
+            "of the classes is the same, the scores are no probabilities. Pass them "
+            "through a softmax, or build the model with it.",
+            stacklevel=2,
+        )
     names = class_names(_DATASETS[scores.shape[1]])
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [

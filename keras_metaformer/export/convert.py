@@ -18,6 +18,7 @@ import keras
 
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.options import GraphOptions
+from keras_metaformer.processes import run_python
 
 
 def convert(model: keras.Model, options: GraphOptions) -> bytes:
@@ -60,15 +61,12 @@ def run_on_tensorflow(
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         "PYTHONPATH": os.pathsep.join(_search_path()),
     }
-    # -P: without the working directory, which may hold anybody's tensorflow.py.
-    command = [sys.executable, "-P", "-X", "utf8", "-m"]
-    child = subprocess.run(
-        [*command, "keras_metaformer.export.child", str(folder)],
+    child = run_python(
+        "-m",
+        "keras_metaformer.export.child",
+        folder,
         env=environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
     )
     answer = folder / "answer.json"
     said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}

@@ -20,6 +20,7 @@ from keras_metaformer.export.metadata import add_metadata, check_transform
 from keras_metaformer.export.options import GraphOptions, ends_in_softmax
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
+from keras_metaformer.inference.folding import check_not_quantized
 
 #: What the output may differ from Keras, as a part of Keras' largest output.
 TOLERANCES = {None: 1e-4, "float16": 2e-2, "dynamic": 1e-1, "int8": 5e-1}
@@ -94,14 +95,16 @@ def to_litert(
 
     Raises:
         ExportError: if the model cannot be converted, or the file is out of tolerance.
-        ValueError: if an argument is out of range, or `path` or `report_path` is no
-            place for a file.
+        ValueError: if an argument is out of range, `path` or `report_path` is no
+            place for a file, or `model.quantize` has changed the model: its layers
+            round their inputs, which no file does in the same way.
         ImportError: if a package of `keras-metaformer[export]` is missing.
     """
     path = Path(path)
     files.check_file(path)
     if report_path is not None:
         files.check_file(Path(report_path), "report_path")
+    check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     options = _graph_options(model, input_size, mean, std, output)
     takes_pixels = options.mean is not None or _has_preprocessing(model)
     check_transform(transform or {})

@@ -10,6 +10,7 @@ from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.config import pyramid_level
+from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -48,6 +49,23 @@ class PyramidModel(keras.Model):
                 outputs = call_inner(self, layer, outputs, bool(training))
             return outputs
         return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """As `keras.Model.predict`, with a warning for values of the wrong range."""
+        self._warn_of_unexpected_pixels(x)
+        return super().predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        """As `keras.Model.predict_on_batch`, with the warning of `predict`."""
+        self._warn_of_unexpected_pixels(x)
+        return super().predict_on_batch(x)
+
+    def _warn_of_unexpected_pixels(self, x: Any) -> None:
+        # Only RGB images are known to be pixels, and a batch of one input alone.
+        if len(getattr(x, "shape", ())) == 4 and x.shape[-1] == 3:
+            normalises = any(layer.name == "preprocessing" for layer in self.layers)
+            expected = "pixels" if normalises else "normalised"
+            warn_of_unexpected_pixels(x, expected, stacklevel=3)
 
     def export(self, *args, **kwargs):
         """As `keras.Model.export`, in plain operations that every converter knows."""

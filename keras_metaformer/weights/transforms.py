@@ -24,8 +24,9 @@ def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransf
         tag: of the weights; None for the constructor's default.
 
     Returns:
-        A callable from an image (`PIL.Image.Image`, or `uint8` array `(height, width,
-        3)`) to a normalised `float32` array `(resolution, resolution, 3)`.
+        A callable from an image (a path, a `PIL.Image.Image`, or a `uint8` array
+        `(height, width, 3)`) to a normalised `float32` array `(resolution, resolution,
+        3)`, and from a list of images to a batch of such.
 
     Raises:
         ValueError: if there is no such constructor, or no such weights of it.

@@ -1,6 +1,7 @@
 """The constructors behave like those of `keras.applications`."""
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
@@ -288,6 +289,81 @@ class TestPreprocessing:
             preprocess(PIXELS, data_format="channels_first")
         with pytest.raises(ValueError, match=r"Received: shape=\(2, 3, 32, 32\)"):
             preprocess(np.zeros((2, 3, 32, 32)))
+
+
+class TestRangesOfValues:
+    """Input of the wrong range gives wrong answers: a warning says so."""
+
+    FLOATS = PIXELS.astype("float32")
+
+    @pytest.mark.parametrize("convert", [np.asarray, keras.ops.convert_to_tensor])
+    def test_preprocess_input(self, convert):
+        preprocess = km.applications.caformer.preprocess_input
+        with pytest.warns(UserWarning, match="from 0 to 1") as caught:
+            preprocess(convert(self.FLOATS / 255.0))
+        assert __file__ in {warning.filename for warning in caught}
+        with pytest.warns(UserWarning, match="normalised before"):
+            preprocess(preprocess(convert(self.FLOATS)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            preprocess(convert(self.FLOATS))
+            preprocess(convert(PIXELS))
+            preprocess(convert(np.zeros((1, 4, 4, 3), "float32")))  # A black image.
+            preprocess(keras.KerasTensor((None, 4, 4, 3)))
+
+    def test_predict_of_a_model_with_its_preprocessing(self):
+        model = tiny(input_shape=(32, 32, 3), classes=3, include_preprocessing=True)
+        with pytest.warns(UserWarning, match="from 0 to 1") as caught:
+            model.predict(self.FLOATS / 255.0, verbose=0)
+        assert __file__ in {warning.filename for warning in caught}
+        with pytest.warns(UserWarning, match="normalised before"):
+            model.predict_on_batch(self.FLOATS / 127.5 - 1.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            model.predict(PIXELS, verbose=0)
+
+    def test_predict_of_a_model_without(self):
+        model = tiny(input_shape=(32, 32, 3), classes=3)
+        for pixels in (PIXELS, self.FLOATS):
+            with pytest.warns(UserWarning, match="`include_preprocessing=True`"):
+                model.predict(pixels, verbose=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            normalised = km.applications.identityformer.preprocess_input(PIXELS)
+            model.predict(normalised, verbose=0)
+
+    def test_a_compiler_sees_nothing_of_it(self):
+        """Traced tensors have no values, and looking for some would fail."""
+        preprocess = km.applications.caformer.preprocess_input
+        images = keras.ops.convert_to_tensor(self.FLOATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            traced = _compiled(preprocess)(images)
+        np.testing.assert_allclose(to_numpy(traced), preprocess(self.FLOATS), atol=1e-5)
+
+    def test_decode_predictions(self):
+        decode = km.applications.convformer.decode_predictions
+        logits = np.random.default_rng(0).normal(size=(1, 1000))
+        with pytest.warns(UserWarning, match="Received: logits") as caught:
+            decode(logits)
+        assert __file__ in {warning.filename for warning in caught}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            decode(np.exp(logits) / np.exp(logits).sum())
+
+
+def _compiled(function: Any) -> Any:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import torch
+
+    return torch.compile(function, backend="eager", fullgraph=True)
 
 
 class TestDecoding:

@@ -1,0 +1,231 @@
+"""What README.md and docs say is true: every block of code in them runs to its end."""
+
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import keras_metaformer as km
+from benchmarks.__main__ import app as benchmarks
+from keras_metaformer.cli import app
+from keras_metaformer.data.examples import photograph_files
+from keras_metaformer.weights import catalogue
+from tests.small_models import narrowed
+from tests.weights import synthetic, torch_files
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: The models that the pages use.
+USED = ("CAFormerS18", "ConvFormerS18")
+SHELL = ("sh", "shell")
+#: Languages of blocks that nothing here can run.
+FOREIGN = ("kotlin",)
+#: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
+#: here; tests/cli runs them.
+LONG = ("benchmark", "demo", "web")
+
+# What runs no model, or the same on every backend.
+ONCE = pytest.mark.backend_independent
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    return [code for language, code in found if language in languages]
+
+
+def pages_with(*languages: str) -> list:
+    """As parameters of a test, with the page's name as their id."""
+    pages = [page for page in PAGES if blocks(page, *languages)]
+    return [pytest.param(page, id=page.stem) for page in pages]
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """The words of each command, without variables of the environment before it."""
+    text = "".join(blocks(page, *SHELL)).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    commands = []
+    for words in filter(None, lines):
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words = words[1:]
+        commands.append(words)
+    return commands
+
+
+class MyMixer(keras.layers.Layer):
+    def call(self, inputs):
+        return keras.ops.roll(inputs, 1, axis=1)
+
+
+class Images(keras.utils.PyDataset):
+    """A batch of images 0..255 and labels."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        pixels = np.random.default_rng(index).integers(0, 256, (2, 224, 224, 3))
+        return pixels.astype("uint8"), np.array([0, 36])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def narrow_models(tmp_path_factory):
+    """The pages' models with few channels, and weights of that width to be loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_METAFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KERAS_METAFORMER_OFFLINE", "1")
+        for name in USED:
+            constructor = narrowed(patch, name)
+            model: Any = constructor(weights=None)
+            for tag in ("imagenet", "imagenet_384"):
+                row = catalogue.find(name, tag)
+                naming = synthetic.naming_of(row, "auto")
+                synthetic.write(row, "auto", km.to_state_dict(model, naming))
+        yield
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of, as the working directory."""
+    monkeypatch.chdir(tmp_path)
+    cat = next(path for path in photograph_files() if path.stem == "cat")
+    shutil.copy(cat, "cat.jpg")
+    Path("photos").mkdir()
+    shutil.copy(cat, "photos")
+    km.ConvFormerS18(weights=None).save_weights("my.weights.h5")
+    mine = km.CAFormerS18(weights=None, classes=37)
+    mine.save("mine.keras")
+    mine.save_weights("mine.weights.h5")
+    arrays = km.to_state_dict(km.CAFormerS18(weights=None))
+    Path("caformer_s18.pth").write_bytes(
+        torch_files.zip_bytes(torch_files.tensors(arrays))
+    )
+    return tmp_path
+
+
+@ONCE
+def test_every_block_is_of_a_language_that_is_checked_here():
+    seen = {
+        language
+        for page in PAGES
+        for language in re.findall(r"```(.*)\n[^`]*```", page.read_text("utf-8"))
+    }
+    assert seen <= {"python", *SHELL, *FOREIGN}
+
+
+@pytest.mark.parametrize("page", pages_with("python"))
+def test_python_runs_to_its_end(page, files):
+    namespace: dict[str, Any] = {
+        "dataset": Images(),
+        "MyMixer": MyMixer,
+    }
+    for number, block in enumerate(blocks(page, "python")):
+        code = compile(block, f"{page.name}, block {number}", "exec")
+        exec(code, namespace)
+
+
+@ONCE
+@pytest.mark.parametrize("page", pages_with(*SHELL))
+def test_commands_run_to_their_end(page, files):
+    for words in command_lines(page):
+        program, *arguments = words
+        if program == "make":
+            check_target(arguments[0])
+        elif program == "pip":
+            check_extras(arguments)
+        elif Path(program).name == "python":
+            check_program(arguments)
+        else:
+            assert Path(program).name == "keras-metaformer", words
+            parse(arguments) if arguments[0] in LONG else run(arguments)
+
+
+def run(arguments: list[str]) -> None:
+    result = CliRunner().invoke(app, arguments, input="y\n")
+    assert result.exit_code == 0, f"{arguments}\n{result.output}"
+
+
+def parse(arguments: list[str]) -> None:
+    """Fails as the command line does on what it does not understand."""
+    command: Any = typer.main.get_command(app)
+    verb, *arguments = arguments
+    command.commands[verb].make_context(verb, arguments)
+
+
+def check_program(arguments: list[str]) -> None:
+    """A script, or a module of the checkout; `python -m benchmarks` is parsed too."""
+    if arguments[0] != "-m":
+        assert (ROOT / arguments[0]).is_file(), arguments
+        return
+    module, arguments = arguments[1], arguments[2:]
+    assert importlib.util.find_spec(module) is not None, module
+    if module == "benchmarks":
+        command: Any = typer.main.get_command(benchmarks)
+        command.make_context(module, arguments)
+
+
+def check_target(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def check_extras(arguments: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    for extras in re.findall(r"\[(.+?)\]", " ".join(arguments)):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+
+
+@ONCE
+def test_wrong_commands_would_be_noticed(files):
+    with pytest.raises(Exception, match="No such option"):
+        parse(["demo", "--no-such-option"])
+    with pytest.raises(AssertionError, match="nothing"):
+        check_target("nothing")
+    with pytest.raises(AssertionError):
+        check_extras(["install", "keras-metaformer[nothing]"])
+    with pytest.raises(AssertionError, match="--model"):
+        run(["classify", "photos/", "--model", "ConvFormerS19"])
+
+
+@ONCE
+def test_the_model_table_is_current():
+    script = "scripts.update_readme"
+
+    check = subprocess.run(
+        [sys.executable, "-m", script, "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+    assert check.returncode == 0, f"run python -m {script}\n{check.stderr}"
+
+
+@ONCE
+def test_every_file_that_is_linked_is_there():
+    for page in PAGES:
+        links = re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == []
+    assert len(re.findall(r"\]\(([^)#:]+)\)", README)) >= 4
+
+
+@ONCE
+def test_the_readme_shows_the_commands_that_a_newcomer_needs():
+    commands = command_lines(ROOT / "README.md")
+    verbs = {words[1] for words in commands if words[0] == "keras-metaformer"}
+    targets = {words[1] for words in commands if words[0] == "make"}
+
+    assert verbs >= {"list", "classify", "demo"}
+    assert targets >= {"demo", "test"}
