@@ -36,8 +36,10 @@ _WHOLE = (INT32, INT64)
 MOST_AXES = 6
 # Pixels that a window may reach over.
 _LARGEST_WINDOW = 1 << 12
-# How much larger the scale of an addend may be than the sum's.
-_SCALE_RATIO = 2.0**18
+# By how much kernels multiply when they round to a quantised result: beyond that they
+# give up, some with memory freed twice. Honest ones stay below 1 or little above.
+_MOST_MULTIPLIER = 256.0
+_LEAST_MULTIPLIER = 1e-30
 
 
 @dataclasses.dataclass(slots=True)
@@ -173,6 +175,18 @@ def _scale(tensor: Tensor) -> float:
     return float(tensor.scales[0])  # pyright: ignore[reportOptionalSubscript]
 
 
+def _multiplier(scale: float, call: Call) -> None:
+    """What a quantised result is multiplied with is what kernels can do.
+
+    Args:
+        scale: of the numbers before they are rounded to the result's scale.
+        call: the operator.
+    """
+    ratio = scale / _scale(call.outputs[0])
+    sane = _LEAST_MULTIPLIER < ratio < _MOST_MULTIPLIER
+    check(sane, f"a scale of {scale:g}, {ratio:g} times the result's")
+
+
 def _integers(tensor: Tensor | None, most: int = 64) -> list[int]:
     """The numbers of a small constant."""
     check(
@@ -243,7 +257,9 @@ def _gelu(call: Call) -> Sequence[Shape]:
 
 @_rule(98, options=75, settings="f")
 def _leaky_relu(call: Call) -> Sequence[Shape]:
-    check(math.isfinite(call.option(0, "f")), "no slope")
+    check(abs(call.option(0, "f")) <= 1, "a slope above 1")
+    if call.inputs[0].type in QUANTIZED:
+        _multiplier(_scale(call.inputs[0]), call)
     return _activation(call)
 
 
@@ -285,6 +301,8 @@ def _quantize(call: Call) -> Sequence[Shape]:
     for tensor in (x, y):
         if tensor.type in QUANTIZED:
             _scale(tensor)
+    if x.type in QUANTIZED:
+        _multiplier(_scale(x), call)
     return [x.shape]
 
 
@@ -303,14 +321,16 @@ def _dequantize(call: Call) -> Sequence[Shape]:
 def _sum(call: Call) -> Sequence[Shape]:
     if call.outputs[0].type in QUANTIZED:
         _computed(call, QUANTIZED)
-        x, y, result = (_scale(each) for each in (*call.inputs, *call.outputs))
-        # The kernels abort, as such a sum would be more than all of the result's range.
-        check(max(x, y) < _SCALE_RATIO * result, f"scales {x, y, result}")
+        for x in call.inputs:
+            _multiplier(_scale(x), call)
     return _binary(call)
 
 
 @_rule(18, least=2, options=21, settings="b")
 def _product(call: Call) -> Sequence[Shape]:
+    if call.outputs[0].type in QUANTIZED:
+        _computed(call, QUANTIZED)
+        _multiplier(math.prod(_scale(x) for x in call.inputs), call)
     return _binary(call)
 
 
@@ -400,7 +420,9 @@ def _weighted(call: Call, axis: int) -> None:
             f"{len(scales)} scales of {places} channels",
         )
     if x.type in QUANTIZED:
-        _scale(x), _scale(y)
+        assert weights.scales is not None
+        for extreme in (weights.scales.min(), weights.scales.max()):
+            _multiplier(_scale(x) * float(extreme), call)
     if bias is not None:
         kind = FLOAT32 if x.type == FLOAT32 else INT32
         channels = (y.shape or (1,))[-1]
@@ -495,6 +517,8 @@ def _matrix_product(call: Call) -> Sequence[Shape]:
     check(min(len(x.shape), len(y.shape)) >= 2, "a product of other than matrices")
     check(max(len(x.shape), len(y.shape)) <= 5, "a product of too many axes")
     _computed(call, (FLOAT32, INT8))
+    if x.type == INT8:
+        _multiplier(_scale(x) * _scale(y), call)
     (rows, inner), (other, columns) = x.shape[-2:], y.shape[-2:]
     if call.option(0, "?"):
         rows, inner = inner, rows
@@ -525,6 +549,8 @@ def _pooling(call: Call) -> Sequence[Shape]:
 def _reduction(call: Call) -> Sequence[Shape]:
     x, axes = call.inputs
     _computed(call, (FLOAT32, *QUANTIZED), [x, *call.outputs])
+    if x.type in QUANTIZED:
+        _multiplier(_scale(x), call)
     gone = {_axis(axis, len(x.shape)) for axis in _integers(axes, MOST_AXES)}
     if call.option(0, "?"):
         return [tuple(1 if i in gone else n for i, n in enumerate(x.shape))]

@@ -71,6 +71,7 @@ class _Verifier:
     def __init__(self, content: bytes) -> None:
         self._bytes = content
         # What must take space of its own in an honest file.
+        self._shapes: dict[operators.Shape, operators.Shape] = {}
         self._most = min(_MOST_TENSORS, len(content) // _LEAST_BYTES)
 
     def run(self) -> VerifiedFile:
@@ -140,6 +141,7 @@ class _Verifier:
         check(not {6, 9} & set(table.slots), "a sparse tensor or variants")
         check(not table.number(5, "?") and not table.number(10, "I"), "a variable")
         shape = tuple(table.numbers(0, "i4").tolist())
+        shape = self._shapes.setdefault(shape, shape)  # One for all that are equal.
         kind = table.number(1, "b")
         check(kind in BITS, f"a tensor of type {kind}")
         signature = tuple(table.numbers(7, "i4").tolist())

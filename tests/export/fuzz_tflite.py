@@ -267,11 +267,12 @@ def run_mutants(
 # The parent --------------------------------------------------------------------------
 
 
-def fuzz(folder: Path, kind: str, mutants: int, seed: int) -> dict[str, Any]:
+def fuzz(
+    folder: Path, kind: str, mutants: int, seed: int, start: int = 0
+) -> dict[str, Any]:
     """Run mutants of the files of a folder, and count what became of them."""
     outcomes: Counter[str] = Counter()
     failures = []
-    start = 0
     while start < mutants:
         command = [
             sys.executable,
@@ -320,6 +321,7 @@ def main() -> int:
     parser.add_argument("--structural", type=int, default=20_000)
     parser.add_argument("--bytes", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=int, default=0, help="the first mutant")
     parser.add_argument("--seeds", type=Path, help="a folder of .tflite files")
     parser.add_argument("--keep", type=Path)
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
@@ -342,7 +344,7 @@ def main() -> int:
         for kind, number in zip(
             KINDS, (options.structural, options.bytes), strict=True
         ):
-            report = fuzz(folder, kind, number, options.seed)
+            report = fuzz(folder, kind, number, options.seed, options.start)
             print(json.dumps({kind: report}, indent=1), flush=True)
             failed = failed or bool(report["failures"])
             for failure in report["failures"] if options.keep else []:

@@ -151,6 +151,17 @@ def test_graphs_that_are_refused(damage, message, seeds, tmp_path):
         LiteRTModel(path)
 
 
+@pytest.mark.parametrize("scale", [2e22, 1e-38])
+def test_scales_that_kernels_give_up_on(scale, seeds):
+    """XNNPACK freed memory twice when it could not round to the result's scale."""
+    file = TFLiteFile(seeds["int8"].read_bytes())
+    weights = file.graph.tensors[_operator(file, "CONV_2D").inputs[1]]
+    scales = weights.quantization.scale
+    weights.quantization.scale = _with(scales, 0, scale)
+    with pytest.raises(DamagedFileError, match="scale"):
+        verify(file.content())
+
+
 def test_maps_of_gigabytes(seeds):
     """Sound, but for an image that would need more memory than anyone grants it."""
     file = TFLiteFile(seeds["stock"].read_bytes())
