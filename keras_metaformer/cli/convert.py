@@ -122,9 +122,9 @@ def _loaded_model(
     source: Path, name: str, classes: int | None, row: catalogue.Checkpoint | None
 ) -> Any:
     import keras_metaformer
+    from keras_metaformer.weights.files.readers import read_checkpoint
     from keras_metaformer.weights.loading import KERAS_SUFFIXES, load_weights_file
     from keras_metaformer.weights.porting import classifier_width, port_weights
-    from keras_metaformer.weights.readers import read_checkpoint
 
     constructor = getattr(keras_metaformer, name)
     options: dict[str, Any] = {"weights": None}

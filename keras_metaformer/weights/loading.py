@@ -14,8 +14,8 @@ from keras_metaformer.layers import TokenLinear
 from keras_metaformer.models import registry
 from keras_metaformer.names import question
 from keras_metaformer.weights import cache, catalogue
+from keras_metaformer.weights.files.readers import read_checkpoint
 from keras_metaformer.weights.porting import CLASSIFIER, classifier_width, port_weights
-from keras_metaformer.weights.readers import read_checkpoint
 from keras_metaformer.weights.structure import WeightSlot, weight_slots
 from keras_metaformer.weights.token_interpolation import resize_token_weight
 
