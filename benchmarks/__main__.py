@@ -15,8 +15,8 @@ from benchmarks.environment import describe_environment
 from benchmarks.plan import PEER_PYTHON_VARIABLE, make_plan
 from benchmarks.rows import make_rows, write_csv
 from benchmarks.workers import start_worker
-from keras_metaformer.benchmark.turns import compare
-from keras_metaformer.cli.output import (
+from keras_metaformer_lite.benchmark.turns import compare
+from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
     print_json,

@@ -30,13 +30,13 @@ import typer
 from benchmarks.contender import BACKENDS, Case, Contender, Job
 from benchmarks.environment import describe_environment
 from benchmarks.workers import ROOT, contender_command, worker_environment
-from keras_metaformer.benchmark.turns import (
+from keras_metaformer_lite.benchmark.turns import (
     Outcome,
     WorkerProcess,
     compare,
     quartiles,
 )
-from keras_metaformer.cli.output import (
+from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
     print_json,
@@ -47,10 +47,12 @@ from keras_metaformer.cli.output import (
 from scripts.page import replace
 
 PACKAGE = "keras_metaformer"
+#: It and, since there is one, keras_metaformer_lite.
+PACKAGES = "keras_metaformer*"
 
 
 def take_copy(tree: str, folder: Path) -> str:
-    """Puts the package of a revision or of a checkout into a folder.
+    """Puts the packages of a revision or of a checkout into a folder.
 
     Args:
         tree: a git revision of this repository, or the folder of a checkout.
@@ -65,21 +67,21 @@ def take_copy(tree: str, folder: Path) -> str:
     if Path(tree).is_dir():
         checkout = Path(tree).resolve()
         # What git would keep, the untracked too: no caches, no built files.
-        names = _git(checkout, "ls-files", "-z", "-co", "--exclude-standard", PACKAGE)
+        names = _git(checkout, "ls-files", "-z", "-co", "--exclude-standard", PACKAGES)
         for name in filter(None, names.decode().split("\0")):
             if (checkout / name).is_file():  # not one that was deleted
                 copy = folder / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 copy.write_bytes((checkout / name).read_bytes())
         commit = _git(checkout, "rev-parse", "--short=12", "HEAD").decode().strip()
-        if _git(checkout, "status", "--porcelain", PACKAGE):
+        if _git(checkout, "status", "--porcelain", PACKAGES):
             commit += "+"
     else:
         resolved = _git(
             ROOT, "rev-parse", "--short=12", "--verify", f"{tree}^{{commit}}"
         )
         commit = resolved.decode().strip()
-        archive = _git(ROOT, "archive", commit, PACKAGE)
+        archive = _git(ROOT, "archive", commit, PACKAGES)
         with tarfile.open(fileobj=io.BytesIO(archive)) as files:
             files.extractall(folder, filter="data")
     if not (folder / PACKAGE / "__init__.py").is_file():

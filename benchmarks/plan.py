@@ -24,8 +24,8 @@ from benchmarks.contender import (
 )
 from benchmarks.workers import ROOT
 from keras_metaformer.models import registry
-from keras_metaformer.models.listing import list_models
-from keras_metaformer.processes import run_python
+from keras_metaformer_lite.listing import list_models
+from keras_metaformer_lite.processes import run_python
 
 PEER_PYTHON_VARIABLE = "KERAS_METAFORMER_PEER_PYTHON"
 #: Batches where none are asked for.

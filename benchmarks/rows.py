@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.benchmark.turns import Outcome, quartiles
+from keras_metaformer_lite.benchmark.turns import Outcome, quartiles
 
 Row = dict[str, Any]
 

@@ -23,7 +23,7 @@ def place(name: str) -> None:
     import safetensors.numpy
 
     import keras_metaformer as km
-    from keras_metaformer.weights import cache, catalogue
+    from keras_metaformer_lite.weights import cache, catalogue
 
     row = catalogue.find(name, catalogue.default_tag(name) or "")
     size = row.resolution
@@ -43,7 +43,7 @@ def place(name: str) -> None:
 def measure(name: str, weights: str) -> None:
     """Builds the model once and prints what that took."""
     import keras_metaformer as km
-    from keras_metaformer.weights import catalogue
+    from keras_metaformer_lite.weights import catalogue
 
     tag = catalogue.default_tag(name) if weights == "published" else None
     build = getattr(km, name)  # imports the backend

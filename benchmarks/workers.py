@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.contender import KINDS, Job
-from keras_metaformer.benchmark.turns import WorkerProcess, worker_command
+from keras_metaformer_lite.benchmark.turns import WorkerProcess, worker_command
 
 #: The checkout.
 ROOT = Path(__file__).resolve().parent.parent

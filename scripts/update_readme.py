@@ -11,12 +11,12 @@ from pathlib import Path
 
 import keras_metaformer  # noqa: F401 - which fills the registry
 from keras_metaformer.models import registry
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 from scripts.page import around, put
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-MODELS = ROOT / "keras_metaformer" / "models" / "models.json"
+MODELS = ROOT / "keras_metaformer_lite" / "models.json"
 START = "<!-- model table: written by scripts/update_readme.py -->\n"
 END = "<!-- end of the model table -->\n"
 TAGS = (

@@ -18,9 +18,9 @@ from typer.testing import CliRunner
 
 import keras_metaformer as km
 from benchmarks.__main__ import app as benchmarks
-from keras_metaformer.cli import app
-from keras_metaformer.data.examples import photograph_files
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.cli import app
+from keras_metaformer_lite.examples import photograph_files
+from keras_metaformer_lite.weights import catalogue
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
 

@@ -44,22 +44,19 @@ ALLOWED = {
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
     "explain": {"layers", "blocks", "models", "weights", "data", "inference"},
-    "benchmark": {"export"},
-    "keras_import": set(),
 }
-#: The catalogue is data, which says what a constructor's `weights` takes; and a builder
-#: hands a model to the loader at the end, in a function.
+#: A builder hands a model to the loader at the end, in a function.
 EXCEPTIONS = {
-    ("models.variant", "weights.catalogue"),
     ("models.variant", "weights.loading"),
-    ("models.listing", "weights.catalogue"),
     ("models.metaformer", "weights.loading"),
     ("models.isotropic", "weights.loading"),
 }
 #: Below everything: they know nothing of the package.
-BELOW_ALL = {"arrays", "names", "processes"}
+BELOW_ALL = {"arrays"}
 #: These put everything together.
-ABOVE_ALL = ("__init__", "__main__", "cli")
+ABOVE_ALL = ("__init__", "api")
+#: The package of what needs no Keras, below the other; its command runs all.
+LITE = PACKAGE.parent / "keras_metaformer_lite"
 
 
 def _run(code: str) -> Any:
@@ -84,7 +81,10 @@ def test_importing_brings_in_nothing_that_keras_has_not():
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(json.dumps(sorted(new)))\n"
     )
-    assert set(new) - set(sys.stdlib_module_names) == {"keras_metaformer"}
+    assert set(new) - set(sys.stdlib_module_names) == {
+        "keras_metaformer",
+        "keras_metaformer_lite",
+    }
 
 
 def test_importing_makes_no_tensor_and_no_model():
@@ -96,9 +96,9 @@ def test_importing_makes_no_tensor_and_no_model():
     assert counts == 0
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
+def _modules(package: Path = PACKAGE) -> Iterator[tuple[str, Path]]:
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
         if parts[-1] == "__init__" and len(parts) > 1:
             parts = parts[:-1]
         yield ".".join(parts), path
@@ -152,25 +152,11 @@ def test_the_direction_of_imports(module, path):
     assert not wrong, f"{module} imports {sorted(wrong)}"
 
 
-def _names_by_module() -> dict[str, list[str]]:
-    """The public names as type checkers see them: the imports of `__init__`."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text("utf-8"))
-    found: dict[str, list[str]] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and id(node) not in map(id, tree.body):
-            assert node.module is not None
-            module = node.module.removeprefix("keras_metaformer").removeprefix(".")
-            names = [alias.name for alias in node.names]
-            # `from keras_metaformer import layers` imports a module.
-            found |= {module: names} if module else {name: [] for name in names}
-    return found
-
-
 def _imported_with_the_package() -> dict[str, Path]:
     """The modules that run with Keras and the package, by their top-level imports."""
     paths = dict(_modules())
     found: dict[str, Path] = {}
-    waiting = ["__init__", *_names_by_module()]
+    waiting = ["__init__"]
     while waiting:
         module = waiting.pop()
         if module in found:
@@ -203,11 +189,23 @@ def test_heavy_libraries_are_imported_inside_functions():
 
 
 @pytest.mark.backend_independent
+def test_what_needs_no_keras_imports_nothing_that_does():
+    """The command does so when it runs a model, inside functions."""
+    for module, path in _modules(LITE):
+        for name, at_top in _imports(path):
+            root = name.split(".")[0]
+            needs_keras = root in ("keras", "keras_metaformer", *BACKENDS)
+            runs_models = module.split(".")[0] in ("cli", "benchmark")
+            assert not needs_keras or (runs_models and not at_top), (module, name)
+
+
+@pytest.mark.backend_independent
 def test_nothing_imports_the_command():
-    for module, path in _modules():
-        if module.split(".")[0] not in ABOVE_ALL:
-            imported = {part.split(".")[0] for part, _ in _parts_of_the_package(path)}
-            assert "cli" not in imported, module
+    for package in (PACKAGE, LITE):
+        for module, path in _modules(package):
+            for name, _ in _imports(path):
+                of_command = name.startswith("keras_metaformer_lite.cli")
+                assert not of_command or module.startswith("cli"), (module, name)
 
 
 @pytest.mark.backend_independent
@@ -221,20 +219,29 @@ def test_the_exceptions_are_still_needed():
 
 
 @pytest.mark.backend_independent
-def test_public_names_exist_once_and_are_what_type_checkers_see():
-    assert len(set(keras_metaformer.__all__)) == len(keras_metaformer.__all__)
-    seen = {}
-    for module, names in _names_by_module().items():
-        imported = importlib.import_module(f"keras_metaformer.{module}")
-        seen |= {name: getattr(imported, name) for name in names}
-        if "." not in module:
-            seen[module] = imported
-    assert set(seen) == set(keras_metaformer.__all__)
-    assert set(seen) <= set(dir(keras_metaformer))
-    for name, value in seen.items():
-        assert getattr(keras_metaformer, name) is value
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = keras_metaformer.nothing  # pyright: ignore[reportAttributeAccessIssue]
+def test_public_names():
+    tree = ast.parse((PACKAGE / "api.py").read_text("utf-8"))
+    listed = []
+    for node in tree.body[1:]:
+        assert isinstance(node, ast.ImportFrom), "nothing but names stands in api.py"
+        for alias in node.names:
+            assert alias.asname == alias.name  # for type checkers: it is public
+            listed.append(alias.name)
+            imported = importlib.import_module(str(node.module))
+            assert getattr(keras_metaformer, alias.name) is getattr(
+                imported, alias.name
+            )
+    assert sorted(listed) == sorted(keras_metaformer.__all__)
+    assert len(set(listed)) == len(listed)
+    shown = [name for name in dir(keras_metaformer) if not name.startswith("__")]
+    assert shown == sorted(listed)
+
+
+@pytest.mark.backend_independent
+def test_a_misspelt_name_is_told_its_like():
+    with pytest.raises(AttributeError, match=r"ConvFormerS81.*'ConvFormerS18'"):
+        _ = keras_metaformer.ConvFormerS81  # pyright: ignore[reportAttributeAccessIssue]
+    assert not hasattr(keras_metaformer, "nothing")
 
 
 @pytest.fixture(scope="module")
@@ -249,39 +256,35 @@ def saved_model(tmp_path_factory):
     "imports",
     [
         "import keras, keras_metaformer",
-        "import keras_metaformer, keras",
-        "import keras_metaformer.models.registry, keras",
         "from keras_metaformer.layers.star_relu import StarReLU; import keras",
-        "from keras_metaformer import export, MetaFormer; import keras",
-        "from keras_metaformer import *; import keras",
     ],
 )
 def test_keras_finds_the_classes_of_saved_models(imports, saved_model):
-    found = _run(
+    """And the user's import system is as it was."""
+    parameters, finders = _run(
         "import sys\n"
+        "before = list(sys.meta_path), list(sys.path_hooks)\n"
         f"{imports}\n"
-        "import json, keras_metaformer\n"
-        "finders = [type(finder).__module__ for finder in sys.meta_path]\n"
+        "import json\n"
         f"model = keras.saving.load_model({str(saved_model)!r})\n"
-        "missing = set(keras_metaformer.__all__) - set(vars(keras_metaformer))\n"
-        "print(json.dumps([model.count_params(), sorted(missing), finders]))\n"
+        "ours = [finder for finder in sys.meta_path if finder not in before[0]"
+        " and 'keras_metaformer' in type(finder).__module__]\n"
+        "print(json.dumps([model.count_params(), len(ours)]))\n"
     )
-    parameters, missing, finders = found
     assert parameters == build_small("caformer").count_params()
-    assert missing == []
-    assert "keras_metaformer.keras_import" not in finders
+    assert finders == 0
 
 
 @pytest.mark.backend_independent
-def test_what_needs_no_keras_brings_it_not_in():
-    imported = _run(
+def test_what_needs_no_keras_runs_where_there_is_none():
+    """As on a small device: neither Keras nor a backend can be imported."""
+    names = _run(
         "import json, sys\n"
-        "import keras_metaformer\n"
-        "from keras_metaformer import export\n"
-        "from keras_metaformer.cli import app\n"
-        "export.LiteRTModel\n"
+        "for name in ('keras', 'tensorflow', 'jax', 'torch'):\n"
+        "    sys.modules[name] = None\n"
+        "import keras_metaformer_lite\n"
+        "from keras_metaformer_lite.cli import app\n"
         "app(['export', '--help'], standalone_mode=False)\n"
-        "print(json.dumps(sorted(sys.modules)))\n"
+        "print(json.dumps(keras_metaformer_lite.__all__))\n"
     )
-    assert "keras_metaformer.export.runner" in imported
-    assert not {"keras", *BACKENDS} & set(imported)
+    assert {"LiteRTModel", "load_image", "list_models", "list_weights"} <= set(names)

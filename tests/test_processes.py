@@ -2,20 +2,18 @@
 
 import ast
 import os
-import sys
 from pathlib import Path
 
-import keras
-import numpy as np
 import pytest
 
-import keras_metaformer
-from keras_metaformer.export import convert
-from keras_metaformer.processes import python_command, run_python
+import keras_metaformer_lite
+from keras_metaformer_lite import processes
+from keras_metaformer_lite.processes import python_command, run_python
 
 pytestmark = pytest.mark.backend_independent
 
-PACKAGE = Path(keras_metaformer.__file__).parent
+ROOT = Path(keras_metaformer_lite.__file__).parents[1]
+PACKAGES = [ROOT / "keras_metaformer", ROOT / "keras_metaformer_lite"]
 
 
 def test_the_current_folder_is_no_place_for_modules(tmp_path, monkeypatch):
@@ -51,33 +49,12 @@ def test_another_interpreter():
 def test_every_child_is_started_so():
     """What starts this Python again stands in one file."""
     users = {
-        path.relative_to(PACKAGE).as_posix()
-        for path in PACKAGE.rglob("*.py")
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in package.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.List)
         and "sys.executable" in map(ast.unparse, node.elts)
     }
     assert users == set()
-    assert "sys.executable" in (PACKAGE / "processes.py").read_text("utf-8")
-
-
-def test_conversion_prefers_what_is_installed_to_the_current_folder(
-    tmp_path, monkeypatch
-):
-    """In a session (`-c`, Jupyter), whose own path has the folder first."""
-    seen = []
-
-    def run(*_, env):
-        program = "import importlib.util as u; print(u.find_spec('numpy').origin)"
-        seen.append(run_python("-c", program, env=env).stdout)
-        raise InterruptedError
-
-    (tmp_path / "numpy.py").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", ["", *sys.path])
-    monkeypatch.setattr(convert, "run_python", run)
-    image = keras.Input((8, 8, 3))
-    model = keras.Model(image, keras.layers.Conv2D(2, 3)(image))
-    with pytest.raises(InterruptedError):
-        convert._convert_in_child(model, convert.GraphOptions((8, 8, 3)))
-    assert seen[0].strip() == np.__file__
+    assert "sys.executable" in Path(processes.__file__).read_text("utf-8")

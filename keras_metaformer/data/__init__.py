@@ -1,7 +1,7 @@
 """Reading images, and the data that the package and its demo use."""
 
 from keras_metaformer.data.classes import class_names
-from keras_metaformer.data.images import (
+from keras_metaformer_lite.images import (
     EvaluationTransform,
     ImageError,
     expand_images,

@@ -20,7 +20,7 @@ from keras_metaformer.demo.models import (
 from keras_metaformer.demo.pictures import draw_curves, draw_digits
 from keras_metaformer.demo.training import SILENT, train
 from keras_metaformer.export.litert import to_litert
-from keras_metaformer.export.runner import LiteRTModel
+from keras_metaformer_lite.litert.runner import LiteRTModel
 
 _TIMED_IMAGES = 50
 _COMPARED_IMAGES = 32

@@ -16,8 +16,8 @@ def main(folder: Path) -> None:
     """Convert what lies in the folder."""
     import keras
 
-    from keras_metaformer.export.errors import ExportError
     from keras_metaformer.export.tensorflow_converter import convert_into
+    from keras_metaformer_lite.litert.errors import ExportError
 
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     for module in request["modules"]:

@@ -16,9 +16,9 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.options import GraphOptions
-from keras_metaformer.processes import run_python
+from keras_metaformer_lite.litert.errors import ExportError
+from keras_metaformer_lite.processes import run_python
 
 
 def convert(model: keras.Model, options: GraphOptions) -> bytes:

@@ -10,17 +10,17 @@ import numpy as np
 from keras import ops
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.data.examples import example_photographs
-from keras_metaformer.export import files
 from keras_metaformer.export import report as measure
 from keras_metaformer.export.convert import convert
-from keras_metaformer.export.errors import ExportError
-from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.metadata import add_metadata, check_transform
 from keras_metaformer.export.options import GraphOptions, ends_in_softmax
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
 from keras_metaformer.inference.folding import check_not_quantized
+from keras_metaformer_lite.examples import example_photographs
+from keras_metaformer_lite.litert import files
+from keras_metaformer_lite.litert.errors import ExportError
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
+from keras_metaformer_lite.litert.metadata import add_metadata, check_transform
 
 #: What the output may differ from Keras, as a part of Keras' largest output.
 TOLERANCES = {None: 1e-4, "float16": 2e-2, "dynamic": 1e-1, "int8": 5e-1}

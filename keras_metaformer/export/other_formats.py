@@ -5,9 +5,9 @@ from pathlib import Path
 
 import keras
 
-from keras_metaformer.export import files
 from keras_metaformer.export.convert import run_on_tensorflow
 from keras_metaformer.inference.folding import check_not_quantized
+from keras_metaformer_lite.litert import files
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike[str]) -> Path:

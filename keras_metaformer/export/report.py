@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.processes import run_python
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
+from keras_metaformer_lite.processes import run_python
 
 FLOAT16_MAXIMUM = 65504.0
 _GPU_CHECK = Path(__file__).with_name("gpu_check.py")

@@ -13,8 +13,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_metaformer.export.errors import ExportError
-from keras_metaformer.export.flatbuffer import TFLiteFile
 from keras_metaformer.export.graph import Value, has_rule, lower, lower_model
 from keras_metaformer.export.options import (
     SIGNATURE,
@@ -24,6 +22,8 @@ from keras_metaformer.export.options import (
 )
 from keras_metaformer.inference.folding import LayerCopyError, fold, is_graph
 from keras_metaformer.layers import fast_paths
+from keras_metaformer_lite.litert.errors import ExportError
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
 # The converters' messages are silenced, and the fast paths are switched, for all of the
 # process: one thread at a time.

@@ -14,7 +14,7 @@ from keras_metaformer.layers.image_normalization import ImageNormalization
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
-from keras_metaformer.names import question
+from keras_metaformer_lite.names import question
 
 LayerFactory = Callable[..., keras.layers.Layer]
 #: What stands for a layer in an argument.

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from keras_metaformer.names import question
+from keras_metaformer_lite.names import question
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.names import find_model_name
+from keras_metaformer_lite.names import find_model_name
 
 
 @dataclasses.dataclass(frozen=True)

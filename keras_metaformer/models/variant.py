@@ -16,7 +16,7 @@ from keras_metaformer.models.image_model import (
     dtype_policy,
 )
 from keras_metaformer.models.pyramid_model import PyramidModel
-from keras_metaformer.weights.catalogue import default_tag
+from keras_metaformer_lite.weights.catalogue import default_tag
 
 
 class _DefaultClasses(int):

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 import keras
 
 from keras_metaformer.layers.initializers import undrawn
-from keras_metaformer.names import question
-from keras_metaformer.weights import cache, catalogue
 from keras_metaformer.weights.files import keras_files
 from keras_metaformer.weights.files.readers import read_checkpoint
 from keras_metaformer.weights.porting import (
@@ -20,6 +18,8 @@ from keras_metaformer.weights.porting import (
     classifier_width,
     port_weights,
 )
+from keras_metaformer_lite.names import question
+from keras_metaformer_lite.weights import cache, catalogue
 
 Model = TypeVar("Model", bound=keras.Model)
 

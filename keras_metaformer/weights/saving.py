@@ -6,13 +6,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_metaformer.weights.disk import replacement
 from keras_metaformer.weights.porting import to_state_dict
-
-#: Endings of files with a state dict, whose keys are in a naming.
-STATE_DICT_SUFFIXES = (".safetensors", ".npz")
-#: Everything that `save_weights_file` writes.
-SUFFIXES = (*STATE_DICT_SUFFIXES, ".weights.h5")
+from keras_metaformer_lite.weights.disk import replacement
+from keras_metaformer_lite.weights.suffixes import SUFFIXES
 
 
 def save_weights_file(

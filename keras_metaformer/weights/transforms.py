@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 
 if TYPE_CHECKING:
-    from keras_metaformer.data.images import EvaluationTransform
+    from keras_metaformer_lite.images import EvaluationTransform
 
 
 def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransform:
@@ -31,7 +31,7 @@ def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransf
     Raises:
         ValueError: if there is no such constructor, or no such weights of it.
     """
-    from keras_metaformer.data.images import EvaluationTransform
+    from keras_metaformer_lite.images import EvaluationTransform
 
     tag = tag or catalogue.default_tag(constructor)
     if tag is None:

@@ -10,7 +10,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.models import registry
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import FAMILIES, smallest
 

@@ -13,7 +13,7 @@ import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.models import registry
 from keras_metaformer.models.complexity import count_macs
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 from tests.golden import cases
 
 TOLERANCE = 2e-5  # of the largest logit, from the golden README

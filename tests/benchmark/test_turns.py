@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_metaformer.benchmark.turns import (
+from keras_metaformer_lite.benchmark.turns import (
     WorkerProcess,
     compare,
     order_of_turns,

@@ -5,7 +5,12 @@ import json
 
 import pytest
 
-from keras_metaformer.benchmark.worker import Worker, describe_error, peak_memory, serve
+from keras_metaformer_lite.benchmark.worker import (
+    Worker,
+    describe_error,
+    peak_memory,
+    serve,
+)
 
 pytestmark = pytest.mark.backend_independent
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from benchmarks import compare_revisions
 from benchmarks.compare_revisions import RevisionJob, app, make_row, take_copy
 from benchmarks.contender import Case, Contender
-from keras_metaformer.benchmark.turns import Outcome
+from keras_metaformer_lite.benchmark.turns import Outcome
 
 BACKEND = keras.backend.backend()
 CASE = Case("Tiny", "inference", 2, "float32", "cpu", 8)

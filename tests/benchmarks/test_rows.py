@@ -9,7 +9,7 @@ from benchmarks.chart import write_chart
 from benchmarks.contender import Case, Job, parse_contender
 from benchmarks.environment import describe_environment
 from benchmarks.rows import COLUMNS, make_rows, write_csv
-from keras_metaformer.benchmark.turns import Outcome
+from keras_metaformer_lite.benchmark.turns import Outcome
 
 pytestmark = pytest.mark.backend_independent
 

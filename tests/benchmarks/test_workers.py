@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.contender import Case, Contender, Job
 from benchmarks.workers import contender_command, worker_environment
-from keras_metaformer.benchmark.turns import WorkerProcess, compare
+from keras_metaformer_lite.benchmark.turns import WorkerProcess, compare
 
 pytestmark = pytest.mark.backend_independent
 

@@ -10,8 +10,8 @@ from sklearn.datasets import load_sample_image
 from typer.testing import CliRunner
 
 import keras_metaformer as km
-from keras_metaformer.cli import app
 from keras_metaformer.export import LiteRTModel, to_litert
+from keras_metaformer_lite.cli import app
 from tests.export.models import hierarchical
 
 runner = CliRunner()

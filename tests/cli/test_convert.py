@@ -10,8 +10,8 @@ import safetensors.numpy
 from typer.testing import CliRunner, Result
 
 import keras_metaformer as km
-from keras_metaformer.cli import app
 from keras_metaformer.models import registry
+from keras_metaformer_lite.cli import app
 from tests.weights import torch_files
 
 SAIL = "sail-sg/metaformer"

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_metaformer.cli import app
 from keras_metaformer.data.digits import Digits, load_digits
 from keras_metaformer.demo import run
+from keras_metaformer_lite.cli import app
 
 FILES = {"digits.keras", "digits.tflite", "learning_curves.png", "digits.png"}
 
@@ -87,8 +87,8 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
 def demo_module():
     import sys
 
-    # `keras_metaformer.cli.demo` as an attribute is the command of that name.
-    return sys.modules["keras_metaformer.cli.demo"]
+    # `keras_metaformer_lite.cli.demo` as an attribute is the command of that name.
+    return sys.modules["keras_metaformer_lite.cli.demo"]
 
 
 @pytest.mark.backend_independent

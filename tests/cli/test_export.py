@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from keras_metaformer.cli import app
-from keras_metaformer.data.images import EvaluationTransform
 from keras_metaformer.export import LiteRTModel
+from keras_metaformer_lite.cli import app
+from keras_metaformer_lite.images import EvaluationTransform
 from tests.export.models import hierarchical
 
 LABELS = list("abcdefghij")
@@ -22,7 +22,7 @@ def small_model(monkeypatch):
     model = hierarchical(include_preprocessing=True)
     parts = model, EvaluationTransform(64), LABELS
     # By its name in sys.modules: the package has the function under the same name.
-    module = sys.modules["keras_metaformer.cli.export"]
+    module = sys.modules["keras_metaformer_lite.cli.export"]
     monkeypatch.setattr(module, "_build", lambda *_: parts)
     return model
 

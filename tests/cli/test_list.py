@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from keras_metaformer.cli import app
+from keras_metaformer_lite.cli import app
 
 pytestmark = pytest.mark.backend_independent
 runner = CliRunner()

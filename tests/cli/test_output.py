@@ -12,15 +12,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import keras_metaformer
-from keras_metaformer.cli import app
-from keras_metaformer.processes import python_command, run_python
+from keras_metaformer_lite.cli import app
+from keras_metaformer_lite.processes import python_command, run_python
 
 pytestmark = pytest.mark.backend_independent
 
 #: The package has the command under the name of its module.
-classify = importlib.import_module("keras_metaformer.cli.classify")
+classify = importlib.import_module("keras_metaformer_lite.cli.classify")
 
-MAIN = "from keras_metaformer.cli import main; main()"
+MAIN = "from keras_metaformer_lite.cli import main; main()"
 #: The children run the package that this process runs.
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": os.pathsep.join(
@@ -82,7 +82,7 @@ def test_json_gives_them_back_whole(strange):
 @pytest.mark.parametrize("encoding", ["ascii:strict", "latin-1:strict", "utf-8:strict"])
 def test_every_name_can_be_printed_in_every_encoding(encoding):
     program = (
-        "from keras_metaformer.cli import output\n"
+        "from keras_metaformer_lite.cli import output\n"
         "output.prepare_streams()\n"
         "name = 'Größe ☕ \\U0001f600 \\udcff'\n"
         "output.say(name)\n"
@@ -158,7 +158,7 @@ def test_what_can_be_said_without_a_backend_is(tmp_path):
     program = (
         "import json, sys\n"
         "from typer.testing import CliRunner\n"
-        "from keras_metaformer.cli import app\n"
+        "from keras_metaformer_lite.cli import app\n"
         "found = []\n"
         "for line in sys.argv[1:]:\n"
         "    result = CliRunner().invoke(app, line.split())\n"
@@ -182,7 +182,7 @@ def test_what_can_be_said_without_a_backend_is(tmp_path):
 def test_tensorflow_is_silent_unless_asked():
     program = (
         "import os, sys\n"
-        "from keras_metaformer.cli import main\n"
+        "from keras_metaformer_lite.cli import main\n"
         "sys.argv = ['keras-metaformer', '--version']\n"
         "try:\n"
         "    main()\n"

@@ -16,15 +16,15 @@ import keras
 import pytest
 from typer.testing import CliRunner
 
-from keras_metaformer.cli import app, web_server
-from keras_metaformer.cli.web_server import (
+from keras_metaformer.export import to_litert
+from keras_metaformer_lite.cli import app, web_server
+from keras_metaformer_lite.cli.web_server import (
     APPLICATION,
     PageMissingError,
     PageServer,
     page_files,
 )
-from keras_metaformer.data.examples import photograph_files
-from keras_metaformer.export import to_litert
+from keras_metaformer_lite.examples import photograph_files
 
 pytestmark = pytest.mark.backend_independent
 
@@ -365,7 +365,7 @@ def test_the_command(model):
     # Programs in the background of a shell script are started with Ctrl-C ignored.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from keras_metaformer.cli import main; main()"
+        "from keras_metaformer_lite.cli import main; main()"
     )
     command = [sys.executable, "-c", program, "web", "--port", "0", "--model", model]
     with subprocess.Popen(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from keras_metaformer.cli.weights import app
-from keras_metaformer.weights import cache, catalogue
+from keras_metaformer_lite.cli.weights import app
+from keras_metaformer_lite.weights import cache, catalogue
 
 pytestmark = pytest.mark.backend_independent
 

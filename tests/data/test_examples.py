@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from keras_metaformer.data.examples import example_photographs, photograph_files
+from keras_metaformer_lite.examples import example_photographs, photograph_files
 
 pytestmark = pytest.mark.backend_independent
 

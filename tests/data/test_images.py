@@ -13,15 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from keras_metaformer.data import images
-from keras_metaformer.data.images import (
+from keras_metaformer_lite import images
+from keras_metaformer_lite.images import (
     EvaluationTransform,
     ImageError,
     expand_images,
     load_image,
     to_rgb,
 )
-from keras_metaformer.processes import run_python
+from keras_metaformer_lite.processes import run_python
 
 pytestmark = pytest.mark.backend_independent
 
@@ -378,7 +378,7 @@ def test_a_strip_costs_no_gigabytes(tmp_path):
     program = (
         "import resource, sys\n"
         "import numpy as np\n"
-        "from keras_metaformer.data.images import EvaluationTransform, load_image\n"
+        "from keras_metaformer_lite.images import EvaluationTransform, load_image\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
         "image = load_image(sys.argv[1])\n"
         "pixels = EvaluationTransform(224, 0.875)(image, normalise=False)\n"

@@ -6,10 +6,10 @@ import pytest
 
 from keras_metaformer import layers
 from keras_metaformer.blocks import ResidualBranch
-from keras_metaformer.cli.demo import Family
 from keras_metaformer.data.digits import load_digits
 from keras_metaformer.demo.models import FAMILIES, build_model
 from keras_metaformer.demo.training import train
+from keras_metaformer_lite.cli.demo import Family
 
 LAST_MIXERS = {
     "identityformer": layers.IdentityMixer,

@@ -34,7 +34,7 @@ KINDS = ("structural", "bytes")
 
 def mutate_structure(random: np.random.Generator, content: bytes) -> bytes:
     """The file with one to three changes in its tables, written anew."""
-    from keras_metaformer.export.flatbuffer import TFLiteFile
+    from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
     archive = content[content.rindex(b"PK\3\4") :] if b"PK\3\4" in content else b""
     while True:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.export import ExportError, convert, files, to_onnx, to_saved_model
+from keras_metaformer.export import ExportError, convert, to_onnx, to_saved_model
+from keras_metaformer_lite.litert import files
 from tests.export.models import hierarchical
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")

@@ -15,9 +15,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_metaformer.data.images import ImageError
 from keras_metaformer.export import LiteRTModel, ModelFileError, to_litert
-from keras_metaformer.export.flatbuffer import TFLiteFile
+from keras_metaformer_lite.images import ImageError
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
 pytestmark = pytest.mark.backend_independent
 
@@ -251,7 +251,7 @@ def test_probabilities_of_files_that_give_logits(exported):
 PROGRAM = """
 import sys, time
 from pathlib import Path
-from keras_metaformer.export import files
+from keras_metaformer_lite.litert import files
 from tests.export.test_runner import _export
 
 path = Path(sys.argv[1])
@@ -291,17 +291,13 @@ def test_killed_while_writing(tmp_path):
     assert list(tmp_path.glob("*.tflite")) == [path]
 
 
-@pytest.mark.parametrize(
-    "name", ["keras_metaformer.export.LiteRTModel", "LiteRTModel"], ids=["km", "from"]
-)
-def test_the_runner_brings_in_no_keras_and_no_backend(name, exported):
+def test_the_runner_brings_in_no_keras_and_no_backend(exported):
     program = f"""
 import json, sys
-import keras_metaformer
-from keras_metaformer.data.examples import photograph_files
-from keras_metaformer.export import LiteRTModel
+from keras_metaformer_lite import LiteRTModel
+from keras_metaformer_lite.examples import photograph_files
 
-results = {name}({str(exported)!r}).classify(photograph_files(), top=1)
+results = LiteRTModel({str(exported)!r}).classify(photograph_files(), top=1)
 heavy = {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
 print(json.dumps([results, sorted(heavy)]))
 """

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from keras_metaformer.export import LiteRTModel, ModelFileError
-from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.tables import DamagedFileError
-from keras_metaformer.export.verify import verify
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
+from keras_metaformer_lite.litert.tables import DamagedFileError
+from keras_metaformer_lite.litert.verify import verify
 from tests.export import fuzz_tflite
 from tests.export.tflite_seeds import make_seeds
 

@@ -13,7 +13,7 @@ from keras_metaformer import blocks
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.models import registry
 from keras_metaformer.models.complexity import count_macs
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize
 from tests.small_models import FAMILIES, build_small
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keras_metaformer.cli.web_server import PageMissingError, PageServer
+from keras_metaformer_lite.cli.web_server import PageMissingError, PageServer
 
 FLAGS = (
     "--headless=new",

@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from keras_metaformer.cli.web_server import APPLICATION
-from keras_metaformer.data.images import INTERPOLATIONS, EvaluationTransform
+from keras_metaformer_lite.cli.web_server import APPLICATION
+from keras_metaformer_lite.images import INTERPOLATIONS, EvaluationTransform
 
 pytestmark = pytest.mark.backend_independent
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
-import keras_metaformer.weights
+import keras_metaformer_lite
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -200,22 +200,10 @@ def closed_address() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-# The packages without running their __init__: the children need no model, no Keras.
-_PRELUDE = """
-import importlib.util, sys
-for name, path in (("keras_metaformer", {root!r}),
-                   ("keras_metaformer.weights", {root!r} + "/weights")):
-    spec = importlib.util.spec_from_file_location(
-        name, path + "/__init__.py", submodule_search_locations=[path]
-    )
-    sys.modules[name] = importlib.util.module_from_spec(spec)
-"""
-
-
 def start_child(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     """Starts another Python that runs `script` with `arguments` in `sys.argv`."""
-    root = str(Path(keras_metaformer.weights.__path__[0]).parent)
-    code = _PRELUDE.format(root=root) + script
+    root = str(Path(keras_metaformer_lite.__file__).parents[1])
+    code = f"import sys; sys.path.insert(0, {root!r})\n{script}"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,

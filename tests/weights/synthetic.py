@@ -9,8 +9,8 @@ import numpy as np
 import safetensors.numpy
 
 import keras_metaformer as km
-from keras_metaformer.weights import cache
-from keras_metaformer.weights.catalogue import Checkpoint, Source, hash_prefix
+from keras_metaformer_lite.weights import cache
+from keras_metaformer_lite.weights.catalogue import Checkpoint, Source, hash_prefix
 from tests.golden import cases
 from tests.golden.seeded import seeded_state_dict
 from tests.weights import torch_files

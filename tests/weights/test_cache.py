@@ -19,7 +19,7 @@ from pathlib import Path
 import filelock
 import pytest
 
-from keras_metaformer.weights import cache, catalogue, download
+from keras_metaformer_lite.weights import cache, catalogue, download
 from tests.weights.servers import (
     COMMIT,
     Answer,
@@ -284,7 +284,7 @@ class TestHub:
 
     CHILD = """
 import dataclasses, zlib
-from keras_metaformer.weights import cache, catalogue, download
+from keras_metaformer_lite.weights import cache, catalogue, download
 
 download.BACKOFF_SECONDS = 0
 row = catalogue.find("ConvFormerS18", "imagenet")
@@ -433,7 +433,7 @@ class TestDisk:
     # The limit on the size of a process' files stands for the end of the disk.
     FULL = """
 import dataclasses, resource
-from keras_metaformer.weights import cache, catalogue, download
+from keras_metaformer_lite.weights import cache, catalogue, download
 
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -483,7 +483,7 @@ class TestProcesses:
     # Tells its parent when it asks for the lock.
     CHILD = """
 import dataclasses, filelock
-from keras_metaformer.weights import cache, catalogue
+from keras_metaformer_lite.weights import cache, catalogue
 
 def acquire(lock, acquire=filelock.FileLock.acquire):
     print("locking", flush=True)

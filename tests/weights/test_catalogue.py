@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 
 pytestmark = pytest.mark.backend_independent
 

@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 import keras_metaformer as km
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.weights import catalogue
 from tests.golden import cases
 from tests.weights import synthetic, torch_files
 from tests.weights.servers import Fault, Server

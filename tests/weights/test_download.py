@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_metaformer.weights import download
+from keras_metaformer_lite.weights import download
 from tests.weights.servers import Answer, Fault, Server, closed_address
 
 pytestmark = pytest.mark.backend_independent

@@ -20,8 +20,8 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.models import registry
-from keras_metaformer.weights import cache, catalogue
-from keras_metaformer.weights.catalogue import Checkpoint, Source
+from keras_metaformer_lite.weights import cache, catalogue
+from keras_metaformer_lite.weights.catalogue import Checkpoint, Source
 from tests.golden import cases
 from tests.golden.seeded import seeded_images
 from tests.weights import synthetic

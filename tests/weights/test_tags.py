@@ -17,10 +17,11 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.data.images import EvaluationTransform
 from keras_metaformer.layers import initializers
-from keras_metaformer.weights import cache, catalogue, loading
-from keras_metaformer.weights.catalogue import Source
+from keras_metaformer.weights import loading
+from keras_metaformer_lite.images import EvaluationTransform
+from keras_metaformer_lite.weights import cache, catalogue
+from keras_metaformer_lite.weights.catalogue import Source
 from tests.golden.seeded import seeded_state_dict
 from tests.weights import synthetic
 

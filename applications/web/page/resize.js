@@ -1,5 +1,5 @@
 /**
- * Resizes and cuts images as keras_metaformer/data/images.py does, to the same bytes.
+ * Resizes and cuts images as keras_metaformer_lite/images.py does, to the same bytes.
  *
  * A canvas resizes in its own way in every browser; models are evaluated with Pillow's
  * antialiased filters. Its arithmetic: weights as 22-bit fixed-point numbers, first

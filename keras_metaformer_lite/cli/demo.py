@@ -7,7 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, print_json, print_rich, say, stop, table
+from keras_metaformer_lite.cli.output import (
+    FAILED,
+    print_json,
+    print_rich,
+    say,
+    stop,
+    table,
+)
 
 # What the demo imports beyond the package's own dependencies, by module.
 REQUIRED = {

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_metaformer.data.images import EvaluationTransform, load_image
-from keras_metaformer.export.errors import ModelFileError
-from keras_metaformer.export.metadata import About, read_about, read_labels
-from keras_metaformer.export.operators import FLOAT32, INT8, UINT8
-from keras_metaformer.export.tables import DamagedFileError
-from keras_metaformer.export.verify import VerifiedFile, verify
-from keras_metaformer.export.weight_cache import with_cache
+from keras_metaformer_lite.images import EvaluationTransform, load_image
+from keras_metaformer_lite.litert.errors import ModelFileError
+from keras_metaformer_lite.litert.metadata import About, read_about, read_labels
+from keras_metaformer_lite.litert.operators import FLOAT32, INT8, UINT8
+from keras_metaformer_lite.litert.tables import DamagedFileError
+from keras_metaformer_lite.litert.verify import VerifiedFile, verify
+from keras_metaformer_lite.litert.weight_cache import with_cache
 
 # What a flatbuffer's offsets reach.
 _LARGEST_FILE = (1 << 31) - 1

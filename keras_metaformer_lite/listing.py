@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 
-from keras_metaformer.names import find_model_name, simplify
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.names import find_model_name, simplify
+from keras_metaformer_lite.weights import catalogue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class ListedModel:
 @functools.cache
 def all_models() -> tuple[ListedModel, ...]:
     """Every model that has a constructor, family by family."""
-    file = resources.files("keras_metaformer.models") / "models.json"
+    file = resources.files("keras_metaformer_lite") / "models.json"
     rows = json.loads(file.read_text(encoding="utf-8"))
     return tuple(ListedModel(**row) for row in rows)
 

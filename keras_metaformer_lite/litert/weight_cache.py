@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.export import files
+from keras_metaformer_lite.litert import files
 
 _PIECE = 1 << 20
 

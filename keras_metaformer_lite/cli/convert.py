@@ -5,13 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.chosen import chosen_model, chosen_target
-from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, say, stop
-from keras_metaformer.weights import catalogue
-
-#: What `weights/saving.py`, which needs Keras, writes.
-STATE_DICT_SUFFIXES = (".safetensors", ".npz")
-SUFFIXES = (*STATE_DICT_SUFFIXES, ".weights.h5")
+from keras_metaformer_lite.cli.chosen import chosen_model, chosen_target
+from keras_metaformer_lite.cli.output import FAILED, USAGE, WEIGHTS, say, stop
+from keras_metaformer_lite.weights import catalogue
+from keras_metaformer_lite.weights.suffixes import STATE_DICT_SUFFIXES, SUFFIXES
 
 
 def convert(

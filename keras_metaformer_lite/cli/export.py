@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.chosen import chosen_model, chosen_target, chosen_weights
-from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, print_rich, stop
-from keras_metaformer.models.listing import ListedModel
+from keras_metaformer_lite.cli.chosen import chosen_model, chosen_target, chosen_weights
+from keras_metaformer_lite.cli.output import FAILED, USAGE, WEIGHTS, print_rich, stop
+from keras_metaformer_lite.listing import ListedModel
 
 
 class Quantize(StrEnum):
@@ -90,7 +90,7 @@ def export(
 
         keras-metaformer export --output small.tflite --quantize dynamic
     """
-    from keras_metaformer.data.images import ImageError, expand_images
+    from keras_metaformer_lite.images import ImageError, expand_images
 
     listed = chosen_model(model)
     if weights != "random":
@@ -146,9 +146,9 @@ def _build(listed: ListedModel, weights: str, classes: int | None) -> Any:
     """The model with its preprocessing, its transform and its labels."""
     import keras_metaformer
     from keras_metaformer.data.classes import class_names
-    from keras_metaformer.data.images import EvaluationTransform
-    from keras_metaformer.weights import catalogue
     from keras_metaformer.weights.transforms import transforms_for
+    from keras_metaformer_lite.images import EvaluationTransform
+    from keras_metaformer_lite.weights import catalogue
 
     constructor = getattr(keras_metaformer, listed.name)
     default = catalogue.default_tag(listed.name)
@@ -184,6 +184,6 @@ def _read_labels(path: Path) -> list[str]:
 def _read_images(files: list[Path], transform: Any) -> Any:
     import numpy as np
 
-    from keras_metaformer.data.images import load_image
+    from keras_metaformer_lite.images import load_image
 
     return np.stack([transform(load_image(file), normalise=False) for file in files])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_metaformer.data.images import load_image
+from keras_metaformer_lite.images import load_image
 
 _FOLDER = Path(__file__).with_name("photographs")
 #: Part of the largest cut-out of the asked shape, so that there is room to move it.

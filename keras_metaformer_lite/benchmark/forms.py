@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.benchmark.turns import WorkerProcess, worker_command
+from keras_metaformer_lite.benchmark.turns import WorkerProcess, worker_command
 
 #: The folder that the package stands in.
 _PARENT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def start_worker(timeout: float) -> Callable[[Job], WorkerProcess]:
         if job.threads:
             # JAX has no other way; the others are told in `make`.
             environment["NPROC"] = str(job.threads)
-        command = worker_command("keras_metaformer.benchmark.forms", _PARENT)
+        command = worker_command("keras_metaformer_lite.benchmark.forms", _PARENT)
         return WorkerProcess(command, environment, timeout)
 
     return start

@@ -8,8 +8,8 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from keras_metaformer.cli.output import print_json
-from keras_metaformer.weights import cache, catalogue
+from keras_metaformer_lite.cli.output import print_json
+from keras_metaformer_lite.weights import cache, catalogue
 
 app = typer.Typer(
     help="Published weights, and their files in the local cache.",

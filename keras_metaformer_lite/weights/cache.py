@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.weights import download
-from keras_metaformer.weights.catalogue import Checkpoint, Source, all_checkpoints
-from keras_metaformer.weights.disk import read_json, write_json
+from keras_metaformer_lite.weights import download
+from keras_metaformer_lite.weights.catalogue import Checkpoint, Source, all_checkpoints
+from keras_metaformer_lite.weights.disk import read_json, write_json
 
 _SOURCES: tuple[Source, ...] = ("auto", "official")
 

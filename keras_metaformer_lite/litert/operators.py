@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_metaformer.export.tables import Table, check
+from keras_metaformer_lite.litert.tables import Table, check
 
 Shape = tuple[int, ...]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from keras_metaformer.weights.disk import read_json, write_json
+from keras_metaformer_lite.weights.disk import read_json, write_json
 
 if TYPE_CHECKING:
     import requests

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.output import (
+from keras_metaformer_lite.cli.chosen import chosen_model
+from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
     print_json,
@@ -69,8 +70,8 @@ def benchmark(
 
         keras-metaformer benchmark --model mine.keras -f "torch*" -f litert --threads 2
     """
-    from keras_metaformer.benchmark.forms import Job, missing_modules, start_worker
-    from keras_metaformer.benchmark.turns import compare
+    from keras_metaformer_lite.benchmark.forms import Job, missing_modules, start_worker
+    from keras_metaformer_lite.benchmark.turns import compare
 
     chosen = _forms(form)
     missing = {name: missing_modules(name) for name in chosen}
@@ -110,7 +111,7 @@ def benchmark(
 def _forms(patterns: list[str] | None) -> list[str]:
     import fnmatch
 
-    from keras_metaformer.benchmark.forms import FORMS
+    from keras_metaformer_lite.benchmark.forms import FORMS
 
     if not patterns:
         return list(FORMS)
@@ -133,19 +134,14 @@ def _model(text: str) -> str:
         if not Path(text).is_file():
             stop(f"There is no such file. Received: model={text!r}", USAGE)
         return text
-    from keras_metaformer.models import registry
-
-    try:
-        return registry.get(text).name
-    except ValueError as error:
-        stop(error, USAGE)
+    return chosen_model(text).name
 
 
 def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:
     """A row for each outcome of one batch size."""
     from statistics import median
 
-    from keras_metaformer.benchmark.turns import quartiles
+    from keras_metaformer_lite.benchmark.turns import quartiles
 
     times = {
         outcome.job.label: [1e3 * turn["seconds"] for turn in outcome.turns]
@@ -182,7 +178,7 @@ def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:
 
 
 def _not_installed(form: str, batch: int, modules: list[str]) -> dict[str, Any]:
-    from keras_metaformer.benchmark.forms import FORMS
+    from keras_metaformer_lite.benchmark.forms import FORMS
 
     return {
         "form": form,
@@ -219,7 +215,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Any:
 
 def _advice(rows: list[dict[str, Any]]) -> str:
     """One line: the fastest form for each batch size, and how to have it."""
-    from keras_metaformer.benchmark.forms import FORMS
+    from keras_metaformer_lite.benchmark.forms import FORMS
 
     parts = []
     for batch in dict.fromkeys(row["batch"] for row in rows):

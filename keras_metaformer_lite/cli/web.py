@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, WEIGHTS, say, stop
+from keras_metaformer_lite.cli.output import FAILED, WEIGHTS, say, stop
 
 
 def web(
@@ -46,7 +46,7 @@ def web(
 
         keras-metaformer web --model float32.tflite --model int8.tflite --port 8080
     """
-    from keras_metaformer.cli.web_server import PageMissingError, PageServer
+    from keras_metaformer_lite.cli.web_server import PageMissingError, PageServer
 
     for path in model:
         _check(path)
@@ -79,7 +79,7 @@ def web(
 
 def _check(path: Path) -> None:
     """End the program if the page could not give photographs to the model."""
-    from keras_metaformer.export import LiteRTModel, ModelFileError
+    from keras_metaformer_lite import LiteRTModel, ModelFileError
 
     try:
         LiteRTModel(path).check_takes_photographs()

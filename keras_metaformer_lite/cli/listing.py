@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli.output import USAGE, print_json, print_rich, stop, table
+from keras_metaformer_lite.cli.output import USAGE, print_json, print_rich, stop, table
 
 
 def list_command(
@@ -31,7 +31,7 @@ def list_command(
 
         keras-metaformer list "caformer*" --weights imagenet_384
     """
-    from keras_metaformer.models.listing import all_models, list_models
+    from keras_metaformer_lite.listing import all_models, list_models
 
     families = dict.fromkeys(model.family for model in all_models())
     if family is not None and family not in families:
@@ -79,8 +79,8 @@ def list_command(
 
 def _row(name: str, tag: str | None) -> dict:
     """What is said of one model with the asked or else its default weights."""
-    from keras_metaformer.models.listing import find_model
-    from keras_metaformer.weights import catalogue
+    from keras_metaformer_lite.listing import find_model
+    from keras_metaformer_lite.weights import catalogue
 
     model = find_model(name)
     tag = tag or catalogue.default_tag(name)

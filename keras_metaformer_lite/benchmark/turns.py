@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.processes import python_command
+from keras_metaformer_lite.processes import python_command
 
 #: Run by its path: it needs nothing but Python's own library.
 _WORKER = Path(__file__).with_name("worker.py")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from keras_metaformer.names import question
+from keras_metaformer_lite.names import question
 
 Source = Literal["auto", "official"]
 
@@ -116,7 +116,7 @@ def hash_prefix(url: str) -> str | None:
 @functools.cache
 def _load() -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
     """Returns all checkpoints, and the constructors nobody published weights for."""
-    file = resources.files("keras_metaformer.weights") / "catalogue.json"
+    file = resources.files("keras_metaformer_lite.weights") / "catalogue.json"
     data = json.loads(file.read_text(encoding="utf-8"))
     return tuple(map(_from_row, data["checkpoints"])), tuple(data["unpublished"])
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_metaformer.export import operators
-from keras_metaformer.export.flatbuffer import operator_name
-from keras_metaformer.export.operators import BITS, RULES, Call, Tensor
-from keras_metaformer.export.tables import Content, DamagedFileError, Table, check
+from keras_metaformer_lite.litert import operators
+from keras_metaformer_lite.litert.flatbuffer import operator_name
+from keras_metaformer_lite.litert.operators import BITS, RULES, Call, Tensor
+from keras_metaformer_lite.litert.tables import Content, DamagedFileError, Table, check
 
 _VERSION = 3
 # Fields of the schema's tables, in the order of the schema.

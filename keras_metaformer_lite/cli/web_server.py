@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from keras_metaformer.data.examples import photograph_files
+from keras_metaformer_lite.examples import photograph_files
 
 #: Below a path of its own, so that the service worker, which outlives this server,
 #: has no say in what else is served on the same port some day.

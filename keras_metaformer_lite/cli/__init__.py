@@ -6,15 +6,16 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli import weights
-from keras_metaformer.cli.benchmark import benchmark
-from keras_metaformer.cli.classify import classify
-from keras_metaformer.cli.convert import convert
-from keras_metaformer.cli.demo import demo
-from keras_metaformer.cli.export import export
-from keras_metaformer.cli.listing import list_command
-from keras_metaformer.cli.output import prepare_streams
-from keras_metaformer.cli.web import web
+from keras_metaformer_lite import __version__
+from keras_metaformer_lite.cli import weights
+from keras_metaformer_lite.cli.benchmark import benchmark
+from keras_metaformer_lite.cli.classify import classify
+from keras_metaformer_lite.cli.convert import convert
+from keras_metaformer_lite.cli.demo import demo
+from keras_metaformer_lite.cli.export import export
+from keras_metaformer_lite.cli.listing import list_command
+from keras_metaformer_lite.cli.output import prepare_streams
+from keras_metaformer_lite.cli.web import web
 
 app = typer.Typer(
     name="keras-metaformer",
@@ -34,8 +35,6 @@ app = typer.Typer(
 
 def _print_version(asked_for: bool) -> None:
     if asked_for:
-        from keras_metaformer import __version__
-
         typer.echo(f"keras-metaformer {__version__}")
         raise typer.Exit
 

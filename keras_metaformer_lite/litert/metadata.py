@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any
 
-from keras_metaformer.export.flatbuffer import TFLiteFile
+from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
 LABELS_FILE = "labels.txt"
 _METADATA_NAME = "TFLITE_METADATA"

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from keras_metaformer.cli.chosen import chosen_model, chosen_weights
-from keras_metaformer.cli.output import (
+from keras_metaformer_lite.cli.chosen import chosen_model, chosen_weights
+from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
     WEIGHTS,
@@ -24,7 +24,7 @@ from keras_metaformer.cli.output import (
     stop,
     table,
 )
-from keras_metaformer.models.listing import ListedModel
+from keras_metaformer_lite.listing import ListedModel
 
 DEFAULT_MODEL = "CAFormerS18"
 
@@ -73,7 +73,7 @@ def classify(
 
         keras-metaformer classify photos/ --tflite caformer.tflite
     """
-    from keras_metaformer.data.images import ImageError, expand_images
+    from keras_metaformer_lite.images import ImageError, expand_images
 
     if tflite is not None:
         given = {"--model": model, "--weights": weights, "--classes": classes}
@@ -109,7 +109,7 @@ def _results(
     files: list[Path], predict: Callable[[Any, int], dict[str, Any]], top: int
 ) -> Iterator[dict[str, Any]]:
     """The classes of each image, or why there are none."""
-    from keras_metaformer.data.images import ImageError, load_image
+    from keras_metaformer_lite.images import ImageError, load_image
 
     for file in files:
         try:
@@ -138,9 +138,9 @@ class _Classifier:
         """
         import keras_metaformer
         from keras_metaformer.data.classes import class_names
-        from keras_metaformer.data.images import EvaluationTransform
-        from keras_metaformer.weights import catalogue
         from keras_metaformer.weights.transforms import transforms_for
+        from keras_metaformer_lite.images import EvaluationTransform
+        from keras_metaformer_lite.weights import catalogue
 
         name = self.listed.name
         options = {} if self.classes is None else {"classes": self.classes}
@@ -179,7 +179,7 @@ class _LiteRTClassifier:
     @classmethod
     def load(cls, path: Path) -> "_LiteRTClassifier":
         """Open the file, or end the program."""
-        from keras_metaformer.export import LiteRTModel, ModelFileError
+        from keras_metaformer_lite import LiteRTModel, ModelFileError
 
         try:
             model = LiteRTModel(path, num_threads=os.cpu_count() or 1)

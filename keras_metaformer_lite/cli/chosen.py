@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
-from keras_metaformer.models.listing import ListedModel, find_model
-from keras_metaformer.weights import catalogue
+from keras_metaformer_lite.cli.output import FAILED, USAGE, WEIGHTS, stop
+from keras_metaformer_lite.listing import ListedModel, find_model
+from keras_metaformer_lite.weights import catalogue
 
 
 def chosen_model(name: str) -> ListedModel:

@@ -1,0 +1,1 @@
+"""`.tflite` files: checking, reading and running them."""

@@ -1,0 +1,1 @@
+"""The published checkpoints: what there is, and fetching it."""
