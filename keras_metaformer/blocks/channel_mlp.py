@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner, is_prepared
@@ -41,6 +41,8 @@ class ChannelMLP(keras.layers.Layer):
     Reference:
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
+
+    makes_own_output = True
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class ChannelMLP(keras.layers.Layer):
             for layer in (self.activation, self.project)
         ):
             return None
-        return fast_operations.star_relu_then_dense(
+        return operations.star_relu_then_dense(
             hidden,
             self.activation.scale,
             self.activation.bias,
