@@ -1,4 +1,4 @@
-"""The command `keras-metaformer benchmark`, with real workers."""
+"""`python -m benchmarks`, with real workers."""
 
 import csv
 import json
@@ -7,25 +7,28 @@ import keras
 import pytest
 from typer.testing import CliRunner
 
-from keras_metaformer.cli import app
+from benchmarks.__main__ import app
 
 BACKEND = keras.backend.backend()
 
 
 def _run(*arguments):
-    return CliRunner().invoke(app, ["benchmark", *map(str, arguments)])
+    return CliRunner().invoke(app, [*map(str, arguments)])
 
 
 def test_benchmark(tmp_path):
     table, chart = tmp_path / "results.csv", tmp_path / "results.png"
     result = _run(
         *("PoolFormerV2S12", "--backend", BACKEND, "--resolution", 32, "--batch", 2),
-        *("-c", "ours", "-c", "roof", "--baseline", "roof", "--repetitions", 2),
+        *("-c", "ours", "-c", "roofline", "--baseline", "roofline", "--repetitions", 2),
         *("--minimum-seconds", 0, "--csv", table, "--chart", chart, "--json"),
     )
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)
-    assert [row["contender"] for row in rows] == [f"ours@{BACKEND}", f"roof@{BACKEND}"]
+    assert [row["contender"] for row in rows] == [
+        f"ours@{BACKEND}",
+        f"roofline@{BACKEND}",
+    ]
     assert [row["status"] for row in rows] == ["ok", "ok"]
     for row in rows:
         assert row["backend"] == BACKEND
@@ -33,8 +36,8 @@ def test_benchmark(tmp_path):
         assert row["min_ms"] <= row["median_ms"] <= row["max_ms"]
         assert len(row["times_ms"].split()) == row["repetitions"] == 2
         assert row["keras"] == keras.__version__
-        assert row["baseline"] == f"roof@{BACKEND}"
-    assert rows[1]["ratio"] == rows[1]["roof_ratio"] == 1
+        assert row["baseline"] == f"roofline@{BACKEND}"
+    assert rows[1]["ratio"] == rows[1]["roofline_ratio"] == 1
     with table.open(newline="", encoding="utf-8") as file:
         written = list(csv.DictReader(file))
     assert [row["median_ms"] for row in written] == [

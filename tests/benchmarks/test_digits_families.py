@@ -1,6 +1,6 @@
 import pytest
 
-from examples import digits_families
+from benchmarks import digits_families
 from keras_metaformer.data import digits as data
 from keras_metaformer.demo.models import build_model
 
@@ -49,7 +49,7 @@ def test_a_page_without_marks_is_left_alone(tmp_path, text):
     page = tmp_path / "page.md"
     page.write_text(text, "utf-8")
     with pytest.raises(SystemExit, match="needs the marks"):
-        digits_families.write(page, "table")
+        digits_families.main([str(page)])
     assert page.read_text("utf-8") == text
 
 

@@ -1,6 +1,6 @@
 """Every family side by side on the digits: accuracy, parameters, training time.
 
-    python examples/digits_families.py docs/families.md
+    python -m benchmarks.digits_families docs/families.md
 
 Trains the small models of `keras-metaformer demo --family ...`, one after the other,
 each in a process of its own, and writes the table between the two marks of the page.
@@ -16,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from scripts.page import around, replace
 
 BEGIN, END = "<!-- begin of the table -->", "<!-- end of the table -->"
 
@@ -59,7 +61,7 @@ def _mixers(model: Any) -> str:
 
 def measure_in_child(family: str, epochs: int, seed: int) -> dict[str, Any]:
     """`measure` in a fresh process, so that no family warms up another's library."""
-    command = [sys.executable, __file__, "--measure", family]
+    command = [sys.executable, "-m", "benchmarks.digits_families", "--measure", family]
     command += ["--epochs", str(epochs), "--seed", str(seed)]
     result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(result.stdout.splitlines()[-1])
@@ -101,17 +103,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def write(page: Path, text: str) -> None:
-    """Puts `text` between the marks of the page."""
-    before, begin, rest = page.read_text("utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"{page} needs the marks {BEGIN} and {END}")
-    temporary = page.with_name(f".{page.name}.tmp")
-    temporary.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", "utf-8")
-    os.replace(temporary, page)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path, nargs="?", help="the page with the marks")
@@ -128,12 +119,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     from keras_metaformer.demo.models import FAMILIES
 
+    before, after = around(options.page, BEGIN, END)
     rows = []
     for family in options.families or FAMILIES:
         rows.append(measure_in_child(family, options.epochs, options.seed))
         print(family, rows[-1], flush=True)
     text = f"{table(rows)}\n\n{conditions(rows, options.epochs, options.seed)}"
-    write(options.page, text)
+    replace(options.page, f"{before}\n\n{text}\n\n{after}")
 
 
 if __name__ == "__main__":

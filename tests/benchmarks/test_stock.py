@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
+from benchmarks.matrix_products import matrix_products
+from benchmarks.stock import Scale, stock_model
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.benchmark.matrix_products import matrix_products
-from keras_metaformer.benchmark.stock import Scale, stock_model
 from keras_metaformer.layers import MetaMixer
 from keras_metaformer.models.complexity import count_macs, layer_macs
 from tests.small_models import FAMILIES, build_small

@@ -4,14 +4,15 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from keras_metaformer.benchmark.contender import DTYPES, Job, timm_name
+from benchmarks.contender import DTYPES, Job, timm_name
 
 
-def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | None]:
-    """The call, its peak of device memory, and the device's name.
+def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
+    """The call, and what gives its peak of device memory and the device's name.
 
     Args:
-        job: the options are `compile` (torch.compile as it comes) and `channels_last`.
+        request: a `Job`; the options are `compile` (torch.compile as it comes) and
+            `channels_last`.
 
     Raises:
         ValueError: if timm has no such model.
@@ -19,6 +20,7 @@ def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | 
     import timm  # pyright: ignore[reportMissingImports]: in the peers' environment
     import torch
 
+    job = Job.from_dict(request)
     case, options = job.case, job.contender.options
     name = timm_name(case.model)
     if name is None or not timm.is_model(name):
@@ -73,7 +75,7 @@ def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | 
             loss.item()  # as a training loop that shows its loss
             wait()
 
-    return call, *torch_memory_and_name(device)
+    return call, lambda: torch_memory_and_name(device)
 
 
 def torch_device(device: str) -> Any:
@@ -91,10 +93,13 @@ def torch_device(device: str) -> Any:
     return torch.device("cuda")
 
 
-def torch_memory_and_name(device: Any) -> tuple[Callable[[], int | None], str | None]:
-    """A function that gives the peak of the device's memory, and the device's name."""
+def torch_memory_and_name(device: Any) -> dict[str, Any]:
+    """`peak_device_memory` and `device_name`, None on a CPU."""
     import torch
 
     if device.type == "cpu":
-        return lambda: None, None
-    return torch.cuda.max_memory_allocated, torch.cuda.get_device_name(device)
+        return {"peak_device_memory": None, "device_name": None}
+    return {
+        "peak_device_memory": torch.cuda.max_memory_allocated(),
+        "device_name": torch.cuda.get_device_name(device),
+    }

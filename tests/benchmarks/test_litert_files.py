@@ -11,7 +11,6 @@ import pytest
 pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "litert_files.py"
 PAGE = ROOT / "docs" / "mobile.md"
 REPORT = {
     "size_bytes": 12_340_000,
@@ -27,7 +26,10 @@ REPORT = {
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.litert_files", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.benchmark.turns import Outcome
+from keras_metaformer.benchmark.turns import Outcome, quartiles
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ COLUMNS = (
     # median / the baseline's median; the median of the ratios within each round
     *("baseline", "ratio", "paired_ratio"),
     # median / the median of the matrix products alone
-    *("roof", "roof_ratio"),
+    *("roofline", "roofline_ratio"),
     # seconds to make the model; of the first calls beyond the later ones
     *("build_s", "compile_s"),
     # peak resident memory of the process; peak of the device's memory
@@ -56,11 +56,14 @@ def make_rows(
         for outcome in outcomes
         if outcome.status == "ok" and outcome.turns
     }
-    roofs = {
-        label.partition("@")[2]: label for label in measured if label.startswith("roof")
+    rooflines = {
+        label.partition("@")[2]: label
+        for label in measured
+        if label.startswith("roofline")
     }
     return [
-        _row(outcome, measured, baseline, roofs, environment) for outcome in outcomes
+        _row(outcome, measured, baseline, rooflines, environment)
+        for outcome in outcomes
     ]
 
 
@@ -73,7 +76,7 @@ def _row(
     outcome: Outcome,
     measured: dict[str, list[float]],
     baseline: str,
-    roofs: dict[str, str],
+    rooflines: dict[str, str],
     environment: dict[str, Any],
 ) -> Row:
     contender = outcome.job.contender
@@ -88,7 +91,7 @@ def _row(
         status=outcome.status,
         message=outcome.message or None,
         python=ready.get("python"),
-        device_name=ready.get("device_name"),
+        device_name=outcome.memory.get("device_name"),
         build_s=_rounded(ready.get("build_s"), 2),
         compile_s=_rounded(ready.get("compile_s"), 2),
         memory_mib=_mebibytes(outcome.memory.get("peak_memory")),
@@ -99,12 +102,7 @@ def _row(
     times = measured.get(contender.label)
     if times is None:
         return row
-    median = statistics.median(times)
-    first, _, third = (
-        statistics.quantiles(times, n=4, method="inclusive")
-        if len(times) > 1
-        else times * 3
-    )
+    first, median, third = quartiles(times)
     row.update(
         median_ms=_rounded(median, 3),
         min_ms=_rounded(min(times), 3),
@@ -129,14 +127,16 @@ def _row(
             statistics.median(a / b for a, b in zip(times, others, strict=True)), 3
         )
     # Its own backend's products, or else the fastest.
-    roof = roofs.get(contender.backend) or min(
-        roofs.values(),
+    roofline = rooflines.get(contender.backend) or min(
+        rooflines.values(),
         key=lambda label: statistics.median(measured[label]),
         default=None,
     )
-    if roof is not None:
-        row["roof"] = roof
-        row["roof_ratio"] = _rounded(median / statistics.median(measured[roof]), 3)
+    if roofline is not None:
+        row["roofline"] = roofline
+        row["roofline_ratio"] = _rounded(
+            median / statistics.median(measured[roofline]), 3
+        )
     return row
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from keras_metaformer.benchmark import plan
-from keras_metaformer.benchmark.contender import (
+from benchmarks import plan
+from benchmarks.contender import (
     Contender,
     parse_contender,
     timm_name,
 )
-from keras_metaformer.benchmark.plan import find_peer_python, make_plan
+from benchmarks.plan import find_peer_python, make_plan
 
 pytestmark = pytest.mark.backend_independent
 
@@ -58,7 +58,7 @@ def test_contenders_by_name():
         ("theirs", "must be one of ours, stock"),
         ("ours+", "is written KIND"),
         ("ours+channels_last", "options of ours are: folded"),
-        ("roof+folded", "options of roof are: none"),
+        ("roofline+folded", "options of roofline are: none"),
         ("ours+folded+folded", "options of ours"),
         ("ours+xla@torch", "runs on tensorflow"),
         ("ours+xla+compile", "runs on no backend"),
@@ -120,7 +120,7 @@ def test_a_plan(timm):
     assert inference == [
         *("ours@jax", "ours+folded@jax", "stock@jax"),
         *("timm", "timm+compile", "timm+compile+channels_last"),
-        *("convnext@jax", "roof@jax"),
+        *("convnext@jax", "roofline@jax"),
     ]
     assert training == [each for each in inference if "folded" not in each]
     assert found.baseline == "timm*"
@@ -138,7 +138,7 @@ def test_resolution_and_baseline_where_nothing_is_said(no_timm):
 def test_timm_is_left_out_with_a_line(no_timm):
     found = make_plan(["CAFormerS18"], backends=["jax"])
     kinds = {each.kind for contenders in found.cases.values() for each in contenders}
-    assert kinds == {"ours", "stock", "convnext", "roof"}
+    assert kinds == {"ours", "stock", "convnext", "roofline"}
     assert any("make peers" in note for note in found.notes)
 
 

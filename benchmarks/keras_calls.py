@@ -1,55 +1,67 @@
-"""Keras models and matrix products, on the backend that KERAS_BACKEND names."""
+"""Keras models and matrix products, on the backend that KERAS_BACKEND names.
+
+Our models are made by public names alone, so that other revisions of the package run
+here too (`compare_revisions.py`); what knows the inside of this one is imported where
+it is used.
+"""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_metaformer.benchmark.contender import DTYPES, Case, Job
-from keras_metaformer.benchmark.matrix_products import (
-    matrix_products,
-    products_call,
-    with_gradients,
-)
-from keras_metaformer.benchmark.stock import stock_model
-from keras_metaformer.benchmark.timm_calls import torch_device, torch_memory_and_name
-from keras_metaformer.inference import fold
-from keras_metaformer.models import registry
+import keras_metaformer as km
+from benchmarks.contender import DTYPES, Case, Job
+from benchmarks.timm_calls import torch_device, torch_memory_and_name
+
+#: Which of several copies was found.
+_PACKAGE = str(Path(km.__file__).parent)
 
 
-def make(job: Job) -> tuple[Callable[[], None], Callable[[], int | None], str | None]:
-    """The call, its peak of device memory, and the device's name.
+def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:
+    """The call, and what gives its peak of device memory and the device's name.
+
+    The latter also gives the folder of the package that was measured.
+
+    Args:
+        request: a `Job`.
 
     Raises:
         RuntimeError: if the backend has no device of the kind asked for.
         TypeError: if the model has a layer without a stock form, for `stock` and
-            `roof`.
+            `roofline`.
     """
+    job = Job.from_dict(request)
     case, contender = job.case, job.contender
-    memory, name = _memory_and_name(case.device)
+    about = _memory_and_name(case.device)
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(case.dtype)
-    if contender.kind == "roof":
+    if contender.kind == "roofline":
+        from benchmarks.matrix_products import (
+            matrix_products,
+            products_call,
+            with_gradients,
+        )
+        from benchmarks.stock import stock_model
+
         # Only the shapes are wanted: no backend computes anything here.
         products = matrix_products(stock_model(_our_model(case)), case.batch)
         if case.mode == "training":
             products = with_gradients(products)
         compute = DTYPES[case.dtype]
-        return (
-            products_call(products, contender.backend, compute, case.device),
-            memory,
-            name,
-        )
+        call = products_call(products, contender.backend, compute, case.device)
+        return call, lambda: about() | {"package": _PACKAGE}
     # No device scope: the parent has hidden the devices that are not meant.
     model = _model(job)
     make_call_of = _training_call if case.mode == "training" else _inference_call
-    return make_call_of(model, job), memory, name
+    return make_call_of(model, job), lambda: about() | {"package": _PACKAGE}
 
 
 def _our_model(case: Case) -> keras.Model:
     shape = (case.resolution, case.resolution, 3)
-    return registry.get(case.model).constructor(
+    return getattr(km, case.model)(
         weights=None, input_shape=shape, classifier_activation=None
     )
 
@@ -65,8 +77,10 @@ def _model(job: Job) -> keras.Model:
         )
     model = _our_model(job.case)
     if kind == "stock":
+        from benchmarks.stock import stock_model
+
         return stock_model(model)
-    return fold(model) if "folded" in job.contender.options else model
+    return km.fold(model) if "folded" in job.contender.options else model
 
 
 def _images(case: Case) -> Any:
@@ -160,34 +174,39 @@ def _training_call(model: keras.Model, job: Job) -> Callable[[], None]:
     return call
 
 
-def _memory_and_name(device: str) -> tuple[Callable[[], int | None], str | None]:
-    """A function that gives the peak of the device's memory, and the device's name.
+def _memory_and_name(device: str) -> Callable[[], dict[str, Any]]:
+    """What gives the peak of the device's memory and its name, None on a CPU.
 
     Raises:
         RuntimeError: if the backend sees no GPU and one is asked for.
     """
     backend = keras.backend.backend()
     if backend == "torch":
-        return torch_memory_and_name(torch_device(device))
+        where = torch_device(device)
+        return lambda: torch_memory_and_name(where)
     if device == "cpu":
-        return lambda: None, None
+        return lambda: {"peak_device_memory": None, "device_name": None}
     if backend == "tensorflow":
         import tensorflow as tf
 
         devices = tf.config.list_physical_devices("GPU")
         if devices:
             details = tf.config.experimental.get_device_details(devices[0])
-            return (
-                lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"],
-                details.get("device_name"),
-            )
+            return lambda: {
+                "peak_device_memory": tf.config.experimental.get_memory_info("GPU:0")[
+                    "peak"
+                ],
+                "device_name": details.get("device_name"),
+            }
     elif backend == "jax":
         import jax
 
         gpus = [each for each in jax.devices() if each.platform in ("gpu", "cuda")]
         if gpus:
-            return (
-                lambda: (gpus[0].memory_stats() or {}).get("peak_bytes_in_use"),
-                gpus[0].device_kind,
-            )
+            return lambda: {
+                "peak_device_memory": (gpus[0].memory_stats() or {}).get(
+                    "peak_bytes_in_use"
+                ),
+                "device_name": gpus[0].device_kind,
+            }
     raise RuntimeError(f"{backend} sees no GPU. Received: device='gpu'")

@@ -5,10 +5,10 @@ import csv
 import pytest
 from PIL import Image
 
-from keras_metaformer.benchmark.chart import write_chart
-from keras_metaformer.benchmark.contender import Case, Job, parse_contender
-from keras_metaformer.benchmark.environment import describe_environment
-from keras_metaformer.benchmark.rows import COLUMNS, make_rows, write_csv
+from benchmarks.chart import write_chart
+from benchmarks.contender import Case, Job, parse_contender
+from benchmarks.environment import describe_environment
+from benchmarks.rows import COLUMNS, make_rows, write_csv
 from keras_metaformer.benchmark.turns import Outcome
 
 pytestmark = pytest.mark.backend_independent
@@ -43,7 +43,7 @@ OUTCOMES = [
     _outcome("stock@jax", [0.8, 0.2, 0.5]),
     _outcome("timm", [0.4, 0.2, 0.9]),
     _outcome("timm+compile", [0.1], "failed", "no compiler"),
-    _outcome("roof@jax", [0.1, 0.1, 0.1]),
+    _outcome("roofline@jax", [0.1, 0.1, 0.1]),
 ]
 
 
@@ -62,8 +62,8 @@ def test_numbers():
     assert row["baseline"] == "timm"
     assert row["ratio"] == 0.5
     assert row["paired_ratio"] == 0.5  # of 0.5, 0.5, 0.33
-    assert row["roof"] == "roof@jax"
-    assert row["roof_ratio"] == 2
+    assert row["roofline"] == "roofline@jax"
+    assert row["roofline_ratio"] == 2
     assert row["memory_mib"] == 3
     assert row["processor_load"] == 2
     assert row["other_load"] is None
@@ -79,7 +79,7 @@ def test_baselines():
     assert stock["ours@torch"]["ratio"] is None  # There is none on torch.
     # The fastest that matches; a contender that failed is none.
     assert {row["baseline"] for row in _rows("timm*").values()} == {"timm", None}
-    assert _rows("*")["timm"]["baseline"] == "roof@jax"
+    assert _rows("*")["timm"]["baseline"] == "roofline@jax"
 
 
 def test_a_contender_that_failed_has_a_row():

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from keras_metaformer.benchmark.contender import (
+from benchmarks.contender import (
     BACKENDS,
     DEFAULT_CONTENDERS,
     DEVICES,
@@ -22,7 +22,7 @@ from keras_metaformer.benchmark.contender import (
     timm_name,
     unique,
 )
-from keras_metaformer.benchmark.turns import PACKAGE
+from benchmarks.workers import ROOT
 from keras_metaformer.models import registry
 from keras_metaformer.models.listing import list_models
 from keras_metaformer.processes import run_python
@@ -250,7 +250,7 @@ def find_peer_python(asked_for: str | None) -> str:
         inside = (
             ("Scripts", "python.exe") if sys.platform == "win32" else ("bin", "python")
         )
-        folders = (Path.cwd(), PACKAGE.parent)
+        folders = (Path.cwd(), ROOT)
         candidates = [folder.joinpath(".venv-peers", *inside) for folder in folders]
         candidates.append(Path(sys.executable))
     for candidate in candidates:

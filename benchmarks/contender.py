@@ -46,7 +46,7 @@ KINDS = {
         {"compile": ("torch",), "channels_last": ("torch",)}, ("torch",), peer=True
     ),
     # The matrix products of the model alone.
-    "roof": Kind({}),
+    "roofline": Kind({}),
 }
 #: What is compared where nothing is asked for.
 DEFAULT_CONTENDERS = (
@@ -57,7 +57,7 @@ DEFAULT_CONTENDERS = (
     "timm+compile",
     "timm+compile+channels_last",
     "convnext",
-    "roof",
+    "roofline",
 )
 
 
@@ -169,6 +169,11 @@ class Job:
     contender: Contender
     case: Case
     minimum_seconds: float = 0.2
+
+    @property
+    def label(self) -> str:
+        """That of the contender."""
+        return self.contender.label
 
     @classmethod
     def from_dict(cls, value: dict) -> "Job":

@@ -1,4 +1,4 @@
-"""The roof: the matrix products of a model alone, at the speed of the backend's own.
+"""The roofline: a model's matrix products alone, at the speed of the backend's own.
 
 Nothing that computes a model by matrix products can be faster than these products with
 everything else left out: norms, activations, depthwise convolutions, copies. They have

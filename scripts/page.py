@@ -1,5 +1,6 @@
 """The part of a page between two marks, which a program writes."""
 
+import sys
 from pathlib import Path
 
 
@@ -22,3 +23,24 @@ def replace(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def put(page: Path, wanted: str, what: str, check: bool) -> int:
+    """Writes a page, or only checks that it is what it should be.
+
+    Args:
+        page: of which `wanted` is the text.
+        wanted: str.
+        what: the part that a program writes, for the message.
+        check: bool. Whether nothing is written.
+
+    Returns:
+        The exit status: 1 if the page is checked and differs.
+    """
+    if check:
+        is_current = page.read_text(encoding="utf-8") == wanted
+        if not is_current:
+            print(f"{page.name}: {what}: not current.", file=sys.stderr)
+        return int(not is_current)
+    replace(page, wanted)
+    return 0

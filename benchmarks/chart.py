@@ -4,9 +4,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_metaformer.benchmark.rows import Row
+from benchmarks.rows import Row
 
-_COLOURS = {"ours": "#0b6e4f", "stock": "#8d99ae", "roof": "#2b2d42"}
+_COLOURS = {"ours": "#0b6e4f", "stock": "#8d99ae", "roofline": "#2b2d42"}
 _OTHERS = "#d1495b"
 _CASE = ("model", "mode", "batch", "dtype", "device", "resolution")
 

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from keras_metaformer.benchmark.rows import make_rows, write_csv
-from tests.benchmark.test_rows import OUTCOMES
+from benchmarks.rows import make_rows, write_csv
+from tests.benchmarks.test_rows import OUTCOMES
 
 pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "benchmarks" / "write_table.py"
 
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-m", "benchmarks.write_table", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
 
