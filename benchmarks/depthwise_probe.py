@@ -1,6 +1,6 @@
 """Times the depthwise convolution alone, fast path against Keras' own operation.
 
-    KERAS_BACKEND=jax python benchmarks/depthwise_probe.py --batch 8 --repeats 11
+    KERAS_BACKEND=jax python -m benchmarks.depthwise_probe --batch 8 --repeats 11
 
 At the four sizes of ConvFormer-S18's maps at 224: the values (forward), and the values
 with both gradients (training), compiled as a whole. TensorFlow runs them as a graph,

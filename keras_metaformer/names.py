@@ -1,4 +1,4 @@
-"""What a mistyped name may have meant."""
+"""Finding a name that a user wrote in another way, or mistyped."""
 
 import difflib
 from collections.abc import Iterable
@@ -24,3 +24,17 @@ def question(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'a' or 'b'?"`, to follow a sentence; empty if nothing is near."""
     near = [repr(candidate) for candidate in nearest(name, known)]
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def find_model_name(name: str, known: Iterable[str]) -> str:
+    """The known model that is meant, upper and lower case and underscores ignored.
+
+    Raises:
+        ValueError: if there is none; the message offers the nearest names.
+    """
+    names = list(known)
+    simple = {simplify(each): each for each in names}
+    if simplify(name) in simple:
+        return simple[simplify(name)]
+    offer = nearest(name, names) or names
+    raise ValueError(f"Unknown model: expected one like {offer}. Received: {name!r}")

@@ -32,7 +32,7 @@ ALLOWED = {
     "weights": {"layers", "models.registry", "data"},
     "data": set(),
     "applications": {"layers", "blocks", "models", "weights", "data"},
-    "training": {
+    "demo": {
         "layers",
         "blocks",
         "models",
@@ -44,7 +44,7 @@ ALLOWED = {
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
     "explain": {"layers", "blocks", "models", "weights", "data", "inference"},
-    "benchmark": {"layers", "blocks", "models", "inference"},
+    "benchmark": {"export"},
     "keras_import": set(),
 }
 #: The catalogue is data, which says what a constructor's `weights` takes; and a builder
@@ -57,7 +57,7 @@ EXCEPTIONS = {
     ("models.isotropic", "weights.loading"),
 }
 #: Below everything: they know nothing of the package.
-BELOW_ALL = {"arrays", "names"}
+BELOW_ALL = {"arrays", "names", "processes"}
 #: These put everything together.
 ABOVE_ALL = ("__init__", "__main__", "cli")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, print_json, print_rich, stop, table
+from keras_metaformer.cli.output import FAILED, print_json, print_rich, say, stop, table
 
 # What the demo imports beyond the package's own dependencies, by module.
 REQUIRED = {
@@ -17,7 +17,7 @@ REQUIRED = {
     "ai_edge_litert": "ai-edge-litert",
 }
 
-# The keys of `training.digits_models.FAMILIES`, which imports Keras: too much for the
+# The keys of `demo.models.FAMILIES`, which imports Keras: too much for the
 # command's help.
 Family = enum.StrEnum(
     "Family",
@@ -68,11 +68,9 @@ def demo(
     except OSError as error:
         stop(f"Expected a directory to write to: {error}", FAILED)
 
-    from keras_metaformer.training import digits_demo
+    from keras_metaformer.demo.run import run_demo
 
-    report = digits_demo.run(
-        output, epochs, seed, _silent if json else typer.echo, family
-    )
+    report = run_demo(output, epochs, seed, _silent if json else say, family)
     if json:
         print_json(report)
     else:
@@ -100,4 +98,4 @@ def _print(report: dict[str, Any]) -> None:
     )
     print_rich(rows)
     for label, file in report["files"].items():
-        typer.echo(f"{label:16} {file}")
+        say(f"{label:16} {file}")

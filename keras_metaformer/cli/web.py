@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, WEIGHTS, stop
+from keras_metaformer.cli.output import FAILED, WEIGHTS, say, stop
 
 
 def web(
@@ -24,6 +24,13 @@ def web(
     host: Annotated[
         str, typer.Option(help="Address to listen on; as a rule this computer only.")
     ] = "127.0.0.1",
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further name under which browsers may ask for the page, such as "
+            "that of a proxy; may be repeated."
+        ),
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.")
     ] = False,
@@ -44,7 +51,7 @@ def web(
     for path in model:
         _check(path)
     try:
-        server = PageServer(host, port, model)
+        server = PageServer(host, port, model, names=allowed_host or ())
     except PageMissingError as error:
         stop(error, FAILED)
     except OSError as error:
@@ -55,9 +62,9 @@ def web(
                 FAILED,
             )
         stop(f"{host} port {port} cannot be listened on: {error}", FAILED)
-    typer.echo(f"The page is at {server.url} (Ctrl-C ends it)")
+    say(f"The page is at {server.url} (Ctrl-C ends it)")
     if not _is_this_computer(host):
-        typer.echo(
+        say(
             "From other computers browsers give the camera, WebGPU, threads and use "
             "without a network to https pages only: put a proxy with https before it."
         )
@@ -67,7 +74,7 @@ def web(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            typer.echo()
+            say("")
 
 
 def _check(path: Path) -> None:

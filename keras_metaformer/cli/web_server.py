@@ -1,12 +1,12 @@
 """The server behind `keras-metaformer web`: the page, LiteRT.js and the models."""
 
 import email.utils
+import ipaddress
 import json
 import os
 import re
-import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -51,6 +51,13 @@ _HEADERS = {
     # Asked for anew each time, and answered with 304 if nothing changed.
     "Cache-Control": "no-cache",
 }
+
+
+#: `name`, `name:port`, `1.2.3.4:port` or `[::1]:port`.
+_AUTHORITY = re.compile(
+    r"(\[(?P<address>[0-9a-f:.]+)\]|(?P<name>[^:@/?#\[\]\s]+))(:[0-9]*)?",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 class PageMissingError(RuntimeError):
@@ -103,6 +110,9 @@ class PageServer(ThreadingHTTPServer):
         port: port, or 0 for any that is free.
         models: .tflite files, the first of which the page loads.
         application: the directory `applications/web` of the repository.
+        names: further names under which browsers may ask for the page, such as a
+            proxy's. Others are refused: a foreign page whose name is made to lead here
+            (DNS rebinding) could read the models.
 
     Raises:
         OSError: if the address cannot be listened on.
@@ -117,6 +127,7 @@ class PageServer(ThreadingHTTPServer):
         port: int,
         models: Sequence[Path],
         application: Path = APPLICATION,
+        names: Collection[str] = (),
     ) -> None:
         files = page_files(application)
         listed = []
@@ -130,6 +141,31 @@ class PageServer(ThreadingHTTPServer):
             0
         ][0]
         super().__init__((host, port), _Handler)
+        self._names = {"localhost", host.lower(), *(name.lower() for name in names)}
+        self._address = ipaddress.ip_address(str(self.server_address[0]))
+        if not self._address.is_loopback:
+            own = socket.gethostname().lower()
+            self._names |= {own, f"{own}.local"}
+
+    def serves(self, authority: str) -> bool:
+        """Whether a `Host` header, such as `localhost:8000`, names this server.
+
+        Any port will do, for those who forward one.
+        """
+        match = _AUTHORITY.fullmatch(authority.strip())
+        if match is None:
+            return False
+        host = (match["address"] or match["name"]).lower().removesuffix(".")
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return host in self._names
+        # No name leads to an address in figures; and what is bound to all addresses
+        # does not know them, behind a container's ports for example.
+        if self._address.is_unspecified:
+            return True
+        both_here = address.is_loopback and self._address.is_loopback
+        return both_here or address == self._address or host in self._names
 
     @property
     def url(self) -> str:
@@ -153,7 +189,25 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, with_body: bool) -> None:
         assert isinstance(self.server, PageServer)
-        path = unquote(urlsplit(self.path).path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return
+        # Nothing here takes a body, and one left unread would be the next request.
+        lengths = self.headers.get_all("Content-Length", [])
+        if "Transfer-Encoding" in self.headers or set(lengths) - {"0"}:
+            self.send_error(HTTPStatus.BAD_REQUEST, "A request with a body")
+            return
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) != 1:
+            self.send_error(HTTPStatus.BAD_REQUEST, "Not one Host header")
+            return
+        authorities = [hosts[0], *filter(None, [target.netloc])]
+        if not all(map(self.server.serves, authorities)):
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST)
+            return
+        path = unquote(target.path)
         if path in ("/", BASE.rstrip("/")):
             self.send_response(HTTPStatus.FOUND)
             self.send_header("Location", BASE)
@@ -197,8 +251,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Last-Modified", email.utils.formatdate(about.st_mtime))
             self.send_header("ETag", tag)
             self.end_headers()
-            if with_body:
-                shutil.copyfileobj(stream, self.wfile, 1 << 20)
+            if with_body and about.st_size:
+                # So much and no more, should the file have grown meanwhile.
+                sent = self.connection.sendfile(stream, count=about.st_size)
+                self.close_connection |= sent < about.st_size
 
     def end_headers(self) -> None:
         for name, value in _HEADERS.items():

@@ -9,8 +9,8 @@ from __future__ import annotations
 import glob
 import math
 import os
-import warnings
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +33,10 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .mpo .png .webp .gif .bmp .tif .tiff .ppm .pgm .avif".split()
 )
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+# Pixels of a resized image, before the crop, that are computed as a whole: 64 MB, and
+# sides of 1 to 256 at 256 pixels.
+_LARGEST_RESIZED = 1 << 24
+_SMALLEST_CROP_FRACTION = 0.01
 
 
 class ImageError(ValueError):
@@ -62,13 +66,11 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     path = Path(path)
     received = f"Received: path={str(path)!r}"
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            # Pillow warns at half the size at which it raises.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            # Such as "Truncated File Read", raised below as an error if fatal.
-            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-            with Image.open(file, formats=FORMATS) as image:
-                return to_rgb(ImageOps.exif_transpose(image))
+        if path.exists() and not path.is_file():
+            # Reading a pipe or a device might never end.
+            raise ImageError("Expected a file, not a directory, a pipe or a device.")
+        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
         with path.open("rb") as file:
             start = file.read(16)
@@ -115,8 +117,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
                 "Expected 8 or 16 bits per channel, but values go from "
                 f"{values.min()} to {values.max()}."
             )
-        grey = np.rint(values / 257).astype("uint8")
-        return Image.fromarray(grey).convert("RGB")
+        # values / 257, rounded, in no more than 16 bits.
+        grey = np.minimum(values, 65535 - 128).astype("uint16")
+        grey += 128
+        grey //= 257
+        return Image.fromarray(grey.astype("uint8")).convert("RGB")
     if image.mode == "F":
         raise ImageError(
             "Expected 8 or 16 bits per channel, but values are floating-point."
@@ -132,10 +137,10 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Returns the image files that files, directories and patterns stand for.
 
     A directory stands for the files in it (not below it) with an image's suffix, a
-    pattern for the files that match (`**` for any depth of directories), each
-    sorted by name. Anything else is taken for a file and passed on as it is, so
-    that `load_image` can report it without stopping the rest. A file named twice
-    is listed once.
+    pattern for the files that match (`**` for any depth of directories, each of which
+    is visited once, however many links lead to it), each sorted by name. Anything
+    else is taken for a file and passed on as it is, so that `load_image` can report
+    it without stopping the rest. A file named twice is listed once.
 
     Raises:
         ImageError: If a directory or pattern, or `paths` as a whole, has no image.
@@ -151,7 +156,7 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             )
             kind = f"a directory with image files ({' '.join(sorted(SUFFIXES))})"
         elif glob.has_magic(text) and not os.path.exists(text):
-            matches = map(Path, glob.glob(text, recursive=True))
+            matches = map(Path, _matches(text))
             found = sorted(match for match in matches if match.is_file())
             kind = "a pattern that matches files"
         else:
@@ -162,6 +167,32 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     if not files:
         raise ImageError("Expected at least one image. Received: paths=[]")
     return list(files)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """What `glob.glob(pattern, recursive=True)` finds, in real directories only once.
+
+    It would walk round a link to a directory above until the path is too long.
+    """
+    separators = re.escape(os.sep + (os.altsep or ""))
+    recursive = re.search(
+        rf"(?:^|[{separators}])(\*\*(?:[{separators}]+\*\*)*)(?:[{separators}]+|$)",
+        pattern,
+    )
+    if recursive is None:
+        yield from glob.iglob(pattern)
+        return
+    before, after = pattern[: recursive.start(1)], pattern[recursive.end() :]
+    tops = glob.glob(before) if glob.has_magic(before) else [before or os.curdir]
+    visited: set[str] = set()
+    for top in tops:
+        for directory, below, _ in os.walk(top, followlinks=True):
+            if os.path.realpath(directory) in visited:
+                below.clear()
+                continue
+            visited.add(os.path.realpath(directory))
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            yield from _matches(os.path.join(glob.escape(directory), after or "*"))
 
 
 @dataclass(frozen=True)
@@ -178,8 +209,7 @@ class EvaluationTransform:
 
     Args:
         resolution: Height and width of the result.
-        crop_fraction: Part of the resized side that the crop keeps, above 0, at
-            most 1.
+        crop_fraction: Part of the resized side that the crop keeps, from 0.01 to 1.
         interpolation: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
         mean: Per channel, of values from 0 to 1.
         std: Per channel, of values from 0 to 1.
@@ -204,9 +234,9 @@ class EvaluationTransform:
             raise ValueError(
                 f"`resolution` must be positive. Received: resolution={self.resolution}"
             )
-        if not 0 < self.crop_fraction <= 1:
+        if not _SMALLEST_CROP_FRACTION <= self.crop_fraction <= 1:
             raise ValueError(
-                "`crop_fraction` must be above 0 and at most 1. "
+                f"`crop_fraction` must be from {_SMALLEST_CROP_FRACTION} to 1. "
                 f"Received: crop_fraction={self.crop_fraction}"
             )
         if self.interpolation not in INTERPOLATIONS:
@@ -262,20 +292,34 @@ class EvaluationTransform:
         elif image.mode != "RGB":
             image = to_rgb(image)
 
-        width, height = self._resized(*image.size)
-        resampling = Image.Resampling[self.interpolation.upper()]
-        image = image.resize((width, height), resampling)
-        # round(), to even, as torchvision places its crop.
-        left = round((width - self.resolution) / 2)
-        top = round((height - self.resolution) / 2)
-        image = image.crop((left, top, left + self.resolution, top + self.resolution))
-
-        pixels = np.asarray(image, dtype="float32")
+        pixels = np.asarray(self._resized_and_cropped(image), dtype="float32")
         if not normalise:
             return pixels
         mean = np.asarray(self.mean, "float32")
         std = np.asarray(self.std, "float32")
         return (pixels / np.float32(255) - mean) / std
+
+    def _resized_and_cropped(self, image: Image.Image) -> Image.Image:
+        from PIL import Image
+
+        width, height = self._resized(*image.size)
+        # round(), to even, as torchvision places its crop.
+        left = round((width - self.resolution) / 2)
+        top = round((height - self.resolution) / 2)
+        crop = (left, top, left + self.resolution, top + self.resolution)
+        resampling = Image.Resampling[self.interpolation.upper()]
+        if width * height <= _LARGEST_RESIZED:
+            return image.resize((width, height), resampling).crop(crop)
+        # A strip of an image may become gigabytes: of these the crop alone. Not so
+        # for others, because Pillow rounds the box, and a pixel may be a level off.
+        across, down = image.width / width, image.height / height
+        box = (
+            crop[0] * across,
+            crop[1] * down,
+            min(crop[2] * across, image.width),
+            min(crop[3] * down, image.height),
+        )
+        return image.resize((self.resolution, self.resolution), resampling, box)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         side = math.floor(self.resolution / self.crop_fraction)

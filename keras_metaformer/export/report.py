@@ -5,7 +5,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_metaformer.export.flatbuffer import TFLiteFile
+from keras_metaformer.processes import run_python
 
 FLOAT16_MAXIMUM = 65504.0
 _GPU_CHECK = Path(__file__).with_name("gpu_check.py")
@@ -128,14 +128,10 @@ def gpu_verdict(path: Path) -> str:
     if not _has_vulkan():
         return "not tested: no Vulkan driver found (VK_ICD_FILENAMES names none)"
     try:
-        child = subprocess.run(
-            # By its path, without this directory on sys.path: the child need not find
-            # the package.
-            [sys.executable, "-P", str(_GPU_CHECK), str(path)],
+        child = run_python(
+            _GPU_CHECK,  # by its path: the child need not find the package
+            path,
             env={**os.environ, "LD_LIBRARY_PATH": _library_path()},
-            capture_output=True,
-            text=True,
-            errors="replace",
             timeout=_GPU_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:

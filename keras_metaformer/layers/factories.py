@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers.affine import Affine
+from keras_metaformer.layers.composite import deserialize_part
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
@@ -58,7 +59,7 @@ def make_layer(
         config.pop("name", None)
         return type(spec).from_config(config)
     if isinstance(spec, Mapping):
-        return keras.saving.deserialize_keras_object(dict(spec))
+        return deserialize_part(spec)
     if not callable(spec):
         raise TypeError(
             f"A {kind} must be a name, a Keras layer, a layer class or a factory. "

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.squared_relu import SquaredReLU
@@ -210,7 +211,7 @@ class ImageArguments:
                 epsilon=_MLP_HEAD_EPSILON, name="head_norm"
             )(x)
         if dropout:
-            x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+            x = Dropout(dropout, seed=seed, name="head_dropout")(x)
         return keras.layers.Dense(
             self.classes,
             activation=self.classifier_activation,

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.names import nearest, simplify
+from keras_metaformer.names import find_model_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,4 @@ def get(name: str) -> Variant:
     Raises:
         ValueError: if there is none; the message offers the nearest names.
     """
-    wanted = simplify(name)
-    simple = {simplify(known): known for known in _VARIANTS}
-    if wanted in simple:
-        return _VARIANTS[simple[wanted]]
-    offer = nearest(name, _VARIANTS) or names()
-    raise ValueError(f"Unknown model: expected one like {offer}. Received: {name!r}")
+    return _VARIANTS[find_model_name(name, _VARIANTS)]

@@ -43,7 +43,9 @@ def _trained(model: Any) -> list[np.ndarray]:
     return [to_numpy(weight.value) for weight in model.weights]
 
 
-@pytest.mark.parametrize("stochastic_depth_rate", [0.0, 0.5])
+@pytest.mark.parametrize(
+    "stochastic_depth_rate", [pytest.param(0.0, marks=pytest.mark.large), 0.5]
+)
 def test_training_gives_the_same_weights(stochastic_depth_rate):
     options = {"stochastic_depth_rate": stochastic_depth_rate}
     before = [to_numpy(weight.value) for weight in _model(**options).weights]

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from keras_metaformer.cli import app
 from keras_metaformer.data.digits import Digits, load_digits
-from keras_metaformer.training import digits_demo
+from keras_metaformer.demo import run
 
 FILES = {"digits.keras", "digits.tflite", "learning_curves.png", "digits.png"}
 
@@ -23,10 +23,11 @@ def few_digits(monkeypatch) -> Digits:
         digits.test_images[:40],
         digits.test_labels[:40],
     )
-    monkeypatch.setattr(digits_demo, "load_digits", lambda *_, **__: few)
+    monkeypatch.setattr(run, "load_digits", lambda *_, **__: few)
     return few
 
 
+@pytest.mark.one_backend
 def test_the_demo_trains_exports_and_compares(tmp_path, few_digits):
     folder = tmp_path / "new" / "folder"
 
@@ -63,7 +64,7 @@ def test_the_demo_tells_what_it_does(tmp_path, monkeypatch):
         "largest_difference": 2.1e-7,
         "files": {"model": "there/digits.keras"},
     }
-    monkeypatch.setattr(digits_demo, "run", lambda *_: report)
+    monkeypatch.setattr(run, "run_demo", lambda *_: report)
 
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path)])
 

@@ -169,6 +169,131 @@ def test_nothing_else_is_served(path, application, model):
         assert response.status == 404
 
 
+@pytest.fixture
+def addressed(application, model):
+    """What status a request with these `Host` headers gets."""
+    with _serving(model, application=application) as (server, _):
+        port = server.server_address[1]
+
+        def status(*hosts, target="/metaformer/models.json"):
+            headers = "".join(f"Host: {host}\r\n" for host in hosts)
+            answer = _exchange(port, f"GET {target} HTTP/1.1\r\n{headers}\r\n")
+            assert (b"a model.tflite" in answer) == (b" 200 OK" in answer)
+            return int(answer.split()[1])
+
+        status.port = port
+        yield status
+
+
+def _exchange(port, *parts):
+    """All that the server answers until it closes the connection, or has no more."""
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        for part in parts:
+            connection.sendall(part.encode())
+        connection.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1:{port}", "localhost:{port}", "LocalHost", "127.0.0.1", "[::1]:8",
+        "localhost:9000",  # forwarded, by ssh for example
+    ],
+)  # fmt: skip
+def test_hosts_that_are_served(addressed, host):
+    assert addressed(host.format(port=addressed.port)) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "attacker.example", "attacker.example:{port}", "127.0.0.1.attacker.example",
+        "localhost.attacker.example", "attacker.localhost", "192.0.2.1:{port}", "",
+        "localhost@attacker.example", "[::1", "localhost:80:80", "[localhost]",
+    ],
+)  # fmt: skip
+def test_a_foreign_page_reads_nothing_after_dns_rebinding(addressed, host):
+    assert addressed(host.format(port=addressed.port)) == 421
+    # A whole address in the first line says the host, too.
+    if "." in host:
+        target = f"http://{host.format(port=1)}/metaformer/models.json"
+        assert addressed("localhost", target=target) == 421
+
+
+def test_a_request_names_one_host(addressed):
+    assert addressed() == 400
+    assert addressed("localhost", "attacker.example") == 400
+
+
+def test_names_that_were_allowed(application, model):
+    server = PageServer("127.0.0.1", 0, [model], application, names=["Page.example"])
+    with contextlib.closing(server.socket):
+        assert server.serves("page.example:443")
+        assert not server.serves("other.example")
+    server = PageServer("0.0.0.0", 0, [model], application)
+    with contextlib.closing(server.socket):
+        assert server.serves(f"192.0.2.1:{server.server_address[1]}")
+        assert server.serves(socket.gethostname())
+        assert not server.serves("other.example")
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Length: 40", "Content-Length: 0, 40", "Transfer-Encoding: x"]
+)
+def test_a_body_is_not_taken_for_the_next_request(application, model, header):
+    with _serving(model, application=application) as (server, _):
+        answer = _exchange(
+            server.server_address[1],
+            f"GET /metaformer/ HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n"
+            "GET /metaformer/models.json HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert b"a model.tflite" not in answer
+
+
+def test_an_address_that_is_none(application, model, capfd):
+    with _serving(model, application=application) as (server, _):
+        answer = _exchange(
+            server.server_address[1],
+            "GET http://[/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        )
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("by", [1000, -1000])
+def test_a_file_that_changes_its_size_while_it_is_sent(
+    application, model, monkeypatch, by
+):
+    """What follows in the same connection is answered, or the connection is closed."""
+    file = application / "page/app.js"
+    size = file.stat().st_size
+    measure = os.fstat
+
+    def measure_and_change(descriptor):
+        found = measure(descriptor)
+        if found.st_size == size:
+            os.truncate(file, size + by)
+        return found
+
+    monkeypatch.setattr(web_server.os, "fstat", measure_and_change)
+    with _serving(model, application=application) as (server, _):
+        host = "HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        answer = _exchange(
+            server.server_address[1],
+            f"GET /metaformer/app.js {host}GET /metaformer/models.json {host}",
+        )
+    head, _, rest = answer.partition(b"\r\n\r\n")
+    assert f"Content-Length: {size}".encode() in head
+    if by > 0:
+        assert rest[size:].startswith(b"HTTP/1.1 200 ")
+        assert rest.endswith(b"]")
+    else:
+        assert len(rest) == size + by
+
+
 def test_the_service_worker_keeps_files_that_exist():
     """One missing file in its list would make it fail as a whole."""
     text = (APPLICATION / "page/service_worker.js").read_text()

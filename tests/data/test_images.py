@@ -1,6 +1,11 @@
 import io
+import math
+import os
 import struct
+import sys
+import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from keras_metaformer.data import images
 from keras_metaformer.data.images import (
     EvaluationTransform,
     ImageError,
@@ -15,6 +21,7 @@ from keras_metaformer.data.images import (
     load_image,
     to_rgb,
 )
+from keras_metaformer.processes import run_python
 
 pytestmark = pytest.mark.backend_independent
 
@@ -100,6 +107,15 @@ def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path, suffix):
     assert np.asarray(load_image(path))[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("dtype", ["uint16", ">u2", "int32"])
+def test_every_sixteen_bit_value_is_rounded(dtype):
+    values = np.arange(65536).reshape(256, 256)
+
+    image = to_rgb(Image.fromarray(values.astype(dtype)))
+
+    np.testing.assert_array_equal(np.asarray(image)[..., 0], np.rint(values / 257))
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     half_clear = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
     half_clear.putpixel((1, 0), (0, 0, 0, 0))
@@ -168,8 +184,30 @@ def test_what_is_no_image_is_refused(tmp_path, content, message):
 def test_missing_file_and_directory_are_refused(tmp_path):
     with pytest.raises(ImageError, match="there is none"):
         load_image(tmp_path / "missing.png")
-    with pytest.raises(ImageError, match="IsADirectoryError"):
+    with pytest.raises(ImageError, match=r"not a directory.*Received: path="):
         load_image(tmp_path)
+
+
+def test_what_may_never_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", Path("/dev/zero")):
+        with pytest.raises(ImageError, match="a pipe or a device"):
+            load_image(path)
+
+
+def test_the_warnings_of_other_threads_are_left_alone(tmp_path, monkeypatch):
+    """Filters belong to the process: changed here, they are changed everywhere."""
+    two_halves().save(tmp_path / "image.png")
+    before, seen = list(warnings.filters), []
+    opened = Image.open
+
+    def look(*arguments, **options):
+        seen.append(list(warnings.filters))
+        return opened(*arguments, **options)
+
+    monkeypatch.setattr(Image, "open", look)
+    load_image(tmp_path / "image.png")
+    assert seen == [before]
 
 
 def test_floating_point_and_wide_integer_images_are_refused(tmp_path):
@@ -223,6 +261,26 @@ def test_a_pattern_stands_for_what_matches(folder):
         folder / "a.JPG",
         folder / "below/c.jpg",
     ]
+
+
+def test_a_circle_of_links_is_walked_once(folder):
+    (folder / "below/round").symlink_to(folder, target_is_directory=True)
+    (folder / "below/.hidden").mkdir()
+    (folder / "below/.hidden/d.jpg").touch()
+    (folder / "elsewhere [*]").mkdir()
+    (folder / "elsewhere [*]/e.jpg").touch()
+    (folder / "link").symlink_to(folder / "elsewhere [*]", target_is_directory=True)
+
+    expected = {"a.JPG", "c.jpg", "e.jpg"}
+    for pattern in ("**/*.[jJ]*", "**/**/*.[jJ]*", "**/*.jpg", "**/below/../*.JPG"):
+        found = expand_images([f"{folder}/{pattern}"])
+        names = [file.name for file in found]
+        assert 0 < len(names) == len(set(names))
+        assert expected.issuperset(names)
+    assert len(expand_images([f"{folder}/**/*.[jJ]*"])) == len(expected)
+    assert {file.name for file in expand_images([f"{folder}/**"])} == {
+        "a.JPG", "b.png", "notes.txt", "c.jpg", "e.jpg"
+    }  # fmt: skip
 
 
 def test_files_keep_their_order_and_are_listed_once(folder):
@@ -295,6 +353,44 @@ def test_an_upright_image_is_cropped_above_and_below(photograph):
     )
 
 
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("crop_fraction", [0.875, 1.0])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_of_a_strip_only_the_crop_is_resized(
+    photograph, monkeypatch, upright, crop_fraction, interpolation
+):
+    transform = EvaluationTransform(48, crop_fraction, interpolation)
+    if upright:
+        photograph = photograph.transpose(Image.Transpose.TRANSPOSE)
+    whole = transform(photograph, normalise=False)
+    monkeypatch.setattr(images, "_LARGEST_RESIZED", 0)
+
+    result = transform(photograph, normalise=False)
+
+    np.testing.assert_allclose(result, whole, atol=1)
+
+
+def test_a_strip_costs_no_gigabytes(tmp_path):
+    """1 x 20,000 pixels, of which a whole would be 256 x 5,120,000."""
+    strip = np.zeros((20000, 1, 3), "uint8")
+    strip[9900:10100] = 200
+    Image.fromarray(strip).save(tmp_path / "strip.png")
+    program = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from keras_metaformer.data.images import EvaluationTransform, load_image\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))\n"
+        "image = load_image(sys.argv[1])\n"
+        "pixels = EvaluationTransform(224, 0.875)(image, normalise=False)\n"
+        "print(np.unique(pixels))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+    finished = run_python("-c", program, tmp_path / "strip.png", env=environment)
+
+    assert finished.stdout.strip() == "[200.]", finished.stderr
+
+
 def test_squash_gives_up_the_aspect(photograph):
     result = EvaluationTransform(64, squash=True)(photograph, normalise=False)
 
@@ -356,6 +452,8 @@ def test_any_size_gives_the_resolution(width, height, resolution):
         ({"resolution": 0}, "Received: resolution=0"),
         ({"crop_fraction": 0.0}, "Received: crop_fraction=0.0"),
         ({"crop_fraction": 1.1}, "Received: crop_fraction=1.1"),
+        ({"crop_fraction": 1e-12}, "Received: crop_fraction=1e-12"),
+        ({"crop_fraction": math.nan}, "Received: crop_fraction=nan"),
         ({"interpolation": "cubic"}, "Received: interpolation='cubic'"),
         ({"mean": (0.5,)}, r"Received: mean=\(0.5,\)"),
         ({"std": (1.0, 0.0, 1.0)}, "three values"),
@@ -371,7 +469,7 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         np.zeros((4, 4), "uint8"),
         np.zeros((4, 4, 4), "uint8"),
-        np.zeros((1, 4, 4, 3), "uint8"),
+        np.zeros((1, 1, 4, 4, 3), "uint8"),
         np.zeros((4, 4, 3), "float32"),
     ],
 )

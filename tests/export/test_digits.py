@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_metaformer.data.digits import load_digits
+from keras_metaformer.demo.models import build_model
+from keras_metaformer.demo.training import train
 from keras_metaformer.export import LiteRTModel, to_litert
-from keras_metaformer.training.digits import train
-from keras_metaformer.training.digits_models import build_model
 
 
 @pytest.mark.large

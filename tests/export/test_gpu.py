@@ -2,9 +2,9 @@
 
 import pytest
 
+from keras_metaformer.demo.models import FAMILIES, build_model
 from keras_metaformer.export import to_litert
 from keras_metaformer.export.report import gpu_verdict
-from keras_metaformer.training.digits_models import FAMILIES, build_model
 from tests.export.models import shake
 
 pytestmark = pytest.mark.backend_independent

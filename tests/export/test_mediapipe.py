@@ -11,8 +11,10 @@ pytestmark = pytest.mark.backend_independent
 LABELS = [f"class {letter}" for letter in "abcdefghij"]
 
 
-@pytest.mark.parametrize("input_type", ["float32", "uint8"])
-@pytest.mark.parametrize("quantize", [None, "float16", "dynamic"])
+@pytest.mark.parametrize(
+    ("input_type", "quantize"),
+    [("float32", None), ("uint8", "float16"), ("float32", "dynamic")],
+)
 def test_same_scores_as_litert(input_type, quantize, tmp_path):
     try:
         import mediapipe

@@ -167,6 +167,7 @@ def _unit(number: Decimal) -> Decimal:
     return Decimal(1).scaleb(int(number.as_tuple().exponent))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -217,6 +218,7 @@ def test_a_merged_model_saves_and_loads(tmp_path):
         np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
 
 
+@pytest.mark.one_backend
 def test_a_merged_model_can_be_fine_tuned():
     merged: Any = km.fold(_small(classifier_activation="softmax"))
     before = [to_numpy(weight).copy() for weight in merged.weights]
@@ -229,17 +231,20 @@ def test_a_merged_model_can_be_fine_tuned():
         assert not np.array_equal(old, to_numpy(weight)), weight.path
 
 
+@pytest.mark.one_backend
 def test_a_folded_model_can_be_folded_again():
     merged = _assert_folds(_small())
     again = _assert_folds(merged)
     assert again.count_params() == merged.count_params()
 
 
+@pytest.mark.one_backend
 def test_squeeze_excitation_is_kept():
     merged = _assert_folds(_small(fields={"squeeze_excitation": True}))
     assert "SqueezeExcitation" in _kinds(merged)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("pooling", [None, "avg", "max"])
 def test_without_the_top(pooling):
     model = _small(include_top=False, pooling=pooling)
@@ -250,6 +255,7 @@ def test_without_the_top(pooling):
     assert isinstance(norm, keras.layers.BatchNormalization)
 
 
+@pytest.mark.one_backend
 def test_any_image_size():
     model = _moderate(
         build_small("ffnet", input_shape=(None, None, 3), include_top=False)
@@ -258,6 +264,7 @@ def test_any_image_size():
     assert _outputs(merged, IMAGES[:, :37, :45]).shape == (2, 2, 2, 64)
 
 
+@pytest.mark.one_backend
 def test_input_preprocessing_is_kept():
     model = _small(include_preprocessing=True)
     pixels = np.random.default_rng(1).uniform(0, 255, (2, 64, 64, 3))
@@ -292,6 +299,7 @@ def test_mixed_precision(policy):
     )
 
 
+@pytest.mark.one_backend
 def test_a_compiled_model_stays_compiled():
     model = _small(classifier_activation="softmax")
     model.compile(
@@ -307,6 +315,7 @@ def test_a_compiled_model_stays_compiled():
     )
 
 
+@pytest.mark.one_backend
 def test_frozen_layers_stay_frozen():
     model = _small()
     model.get_layer("stage_0_block_0").trainable = False
@@ -318,6 +327,7 @@ def test_frozen_layers_stay_frozen():
 # Where a batch norm on the map may be moved into the classifier, and where not.
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("before_pooling", [False, True])
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_a_batch_norm_before_the_head(before_pooling, head):
@@ -335,6 +345,7 @@ def test_a_batch_norm_before_the_head(before_pooling, head):
     assert not isinstance(norm, keras.layers.BatchNormalization)
 
 
+@pytest.mark.one_backend
 def test_the_norm_is_kept_where_its_output_is_wanted_too():
     model = _small()
     both = keras.Model(
@@ -353,6 +364,7 @@ def test_the_norm_is_kept_where_its_output_is_wanted_too():
     assert isinstance(norm, keras.layers.BatchNormalization)
 
 
+@pytest.mark.one_backend
 def test_the_norm_is_kept_where_something_else_stands_before_the_classifier():
     backbone = _small(include_top=False, pooling="avg")
     x = keras.layers.Dense(6, "relu", name="hidden")(backbone.output)
@@ -361,6 +373,7 @@ def test_the_norm_is_kept_where_something_else_stands_before_the_classifier():
     assert hidden.activation is keras.activations.relu
 
 
+@pytest.mark.one_backend
 def test_the_norm_is_kept_before_an_activation():
     image = keras.Input((64, 64, 3))
     x: Any = keras.layers.BatchNormalization()(image)
@@ -369,6 +382,7 @@ def test_the_norm_is_kept_before_an_activation():
     assert "BatchNormalization" in _kinds(merged)
 
 
+@pytest.mark.one_backend
 def test_a_classifier_without_bias():
     backbone = _small(include_top=False, pooling="avg")
     head = keras.layers.Dense(4, use_bias=False)
@@ -378,6 +392,7 @@ def test_a_classifier_without_bias():
     assert merged.layers[-1].use_bias
 
 
+@pytest.mark.one_backend
 def test_models_around_ours():
     backbone = _small(include_top=False, pooling="avg")
     image = keras.Input((64, 64, 3))
@@ -395,6 +410,7 @@ def test_models_around_ours():
     assert merged.count_params() < sequential.count_params()
 
 
+@pytest.mark.one_backend
 def test_operations_shared_layers_and_keywords_in_the_graph():
     image: Any = keras.Input((64, 64, 3))
     branch = layers.BatchNormalized(keras.layers.Conv2D(8, 3, use_bias=False))
@@ -407,6 +423,7 @@ def test_operations_shared_layers_and_keywords_in_the_graph():
     assert "MultiHeadAttention" in _kinds(merged)
 
 
+@pytest.mark.one_backend
 def test_layers_fixed_to_training_keep_their_norm():
     """Such a batch norm has no statistics that could be merged."""
     image = keras.Input((64, 64, 3))
@@ -437,6 +454,7 @@ def _own_parts() -> dict[str, Any]:
     }
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "transform",
     [
@@ -475,6 +493,7 @@ def test_layer_scale_behind_any_transform(transform):
         _assert_folds(_moderate(keras.Model(image, step(image))), maps)
 
 
+@pytest.mark.one_backend
 def test_downsampling_between_two_norms():
     image = keras.Input((16, 16, 4))
     step = blocks.Downsampling(
@@ -492,6 +511,7 @@ def test_downsampling_between_two_norms():
     assert merged.layers[-1].post_norm is None
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("size", [3, 5, 9])
 def test_branches_of_any_size(size):
     image = keras.Input((8, 8, 4))

@@ -32,8 +32,24 @@ def _called_by_keras(kind: type) -> contextlib.AbstractContextManager:
     return mock.patch.object(kind, "__call__", autospec=True, side_effect=kind.__call__)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+# In half precision one family with attention and one with batch norms speak for all.
+_HALF = ("caformer", "ffnet")
+
+
+@pytest.mark.parametrize(
+    ("family", "policy"),
+    [
+        *((family, "float32") for family in FAMILIES),
+        *(
+            pytest.param(
+                family,
+                "mixed_bfloat16",
+                marks=() if family in _HALF else pytest.mark.large,
+            )
+            for family in FAMILIES
+        ),
+    ],
+)
 def test_on_and_off_agree(family, policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
