@@ -29,7 +29,7 @@ ALLOWED = {
     "layers": set(),
     "blocks": {"layers"},
     "models": {"layers", "blocks"},
-    "weights": {"layers", "models.registry", "data"},
+    "weights": {"layers", "data"},
     "data": set(),
     "applications": {"layers", "blocks", "models", "weights", "data"},
     "demo": {
