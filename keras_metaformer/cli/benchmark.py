@@ -103,8 +103,10 @@ def benchmark(
     elif advice:
         typer.echo(advice)
     failed = [row for row in rows if row["status"] not in ("ok", "not installed")]
-    if failed or not advice:
+    if failed:
         stop(f"{len(failed)} of {len(rows)} forms failed", FAILED)
+    if not advice:
+        stop("No form could be measured", FAILED)
 
 
 def _forms(patterns: list[str] | None) -> list[str]:
