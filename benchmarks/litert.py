@@ -27,7 +27,8 @@ import keras_metaformer as km
 from benchmarks.environment import describe_environment
 from benchmarks.matrix_products import MatrixProduct, matrix_products
 from benchmarks.stock import stock_model
-from keras_metaformer.export.convert import GraphOptions, convert
+from keras_metaformer.export.convert import convert
+from keras_metaformer.export.options import GraphOptions
 from scripts.page import around, replace
 
 

@@ -57,7 +57,7 @@ EXCEPTIONS = {
     ("models.isotropic", "weights.loading"),
 }
 #: Below everything: they know nothing of the package.
-BELOW_ALL = {"arrays", "processes"}
+BELOW_ALL = {"arrays", "names", "processes"}
 #: These put everything together.
 ABOVE_ALL = ("__init__", "__main__", "cli")
 

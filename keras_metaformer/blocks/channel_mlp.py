@@ -3,6 +3,8 @@
 import keras
 
 from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner, is_prepared
@@ -10,7 +12,7 @@ from keras_metaformer.layers.star_relu import StarReLU
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class ChannelMLP(keras.layers.Layer):
+class ChannelMLP(Composite):
     """Channel MLP: `y = W2 act(W1 x)`, at every position by itself.
 
     Example:
@@ -61,9 +63,7 @@ class ChannelMLP(keras.layers.Layer):
         self.dropout = dropout
         self.seed = seed
         self.drop = (
-            keras.layers.Dropout(dropout, seed=seed, dtype=self.dtype_policy)
-            if dropout
-            else None
+            Dropout(dropout, seed=seed, dtype=self.dtype_policy) if dropout else None
         )
 
     def build(self, input_shape):
@@ -81,6 +81,8 @@ class ChannelMLP(keras.layers.Layer):
         if not self.activation.built:  # A saved one comes built.
             self.activation.build(hidden_shape)
         self.project.build(hidden_shape)
+        if self.drop is not None:
+            self.drop.build(hidden_shape)
 
     def _linear(self, units, use_bias, name):
         return keras.layers.Dense(

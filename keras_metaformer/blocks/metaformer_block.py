@@ -2,14 +2,14 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.serialization import deserialize_layers
 
 _PARTS = ("token_mixing", "channel_mixing", "between")
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class MetaFormerBlock(keras.layers.Layer):
+class MetaFormerBlock(Composite):
     """MetaFormer block: a residual step over the tokens, then one over the channels.
 
     `h = x + token_mixer(norm(x))`, `y = h + channel_mixer(norm(h))`, with the scales
@@ -76,4 +76,4 @@ class MetaFormerBlock(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_layers(config, _PARTS))
+        return cls(**deserialize_parts(config, _PARTS))

@@ -3,18 +3,18 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalizedSkip
+from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
-from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.validation import positive_integer
 
 _KERNEL_SIZE = 7
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class PatchMerging(keras.layers.Layer):
+class PatchMerging(Composite):
     """Patch merging: `y = projection(depthwise(x))`, the map halved, more channels.
 
     Example:
@@ -85,4 +85,4 @@ class PatchMerging(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_layers(config, ("depthwise", "projection")))
+        return cls(**deserialize_parts(config, ("depthwise", "projection")))

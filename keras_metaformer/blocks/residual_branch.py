@@ -4,6 +4,7 @@ import keras
 
 from keras_metaformer.blocks.channel_mlp import ChannelMLP
 from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.gated_mlp import GatedMLP
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.layer_scale import LayerScale
@@ -14,7 +15,6 @@ from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
 from keras_metaformer.layers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
-from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 
 #: Which branches carry a learned scale: (identity branch, transforming branch).
@@ -48,7 +48,7 @@ def check_residual_scaling(residual_scaling) -> str:
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class ResidualBranch(keras.layers.Layer):
+class ResidualBranch(Composite):
     """Residual step: `y = r * x + drop(l * transform(norm(x)))`.
 
     `r` is ResScale's and `l` LayerScale's scale per channel, where they are asked for.
@@ -126,7 +126,8 @@ class ResidualBranch(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        for layer in (self.norm, self.residual_scale, self.layer_scale):
+        scales = (self.residual_scale, self.layer_scale)
+        for layer in (self.norm, *scales, self.stochastic_depth):
             if layer is not None and not layer.built:
                 layer.build(input_shape)
         # A call on a symbolic map builds the transform and tells its output shape, even
@@ -193,4 +194,4 @@ class ResidualBranch(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_layers(config, ("transform", "norm")))
+        return cls(**deserialize_parts(config, ("transform", "norm")))

@@ -1,5 +1,6 @@
 """`keras-metaformer weights`: look at, fill and empty the cache of weights."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from enum import StrEnum
@@ -7,6 +8,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
+from keras_metaformer.cli.output import print_json
 from keras_metaformer.weights import cache, catalogue
 
 app = typer.Typer(
@@ -56,8 +58,19 @@ def _explained(command: Callable[P, R]) -> Callable[P, R]:
 
 @app.command("list")
 @_explained
-def list_(name: OptionalName = None, tag: OptionalTag = None) -> None:
+def list_(
+    name: OptionalName = None,
+    tag: OptionalTag = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the published weights, one a line."""
+    if json:
+        rows = [
+            dataclasses.asdict(checkpoint) | {"cached": cache.is_cached(checkpoint)}
+            for checkpoint in _chosen(name, tag)
+        ]
+        print_json(rows)
+        return
     line = "{:18} {:22} {:>10} {:>7} {:>6} {:>9}  {}"
     typer.echo(
         line.format("name", "tag", "resolution", "classes", "top-1", "parameters", "")

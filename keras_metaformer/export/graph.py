@@ -42,6 +42,7 @@ from keras_metaformer.layers import (
     BatchNormalizedSkip,
     CrossPatchLinear,
     DepthwiseConvolution,
+    Dropout,
     GatedMLP,
     IdentityMixer,
     LayerScale,
@@ -423,10 +424,17 @@ def _(layer: keras.layers.Activation, value: Value) -> Value:
 @lower.register(IdentityMixer)
 @lower.register(StageOutput)
 @lower.register(StochasticDepth)
-@lower.register(keras.layers.Dropout)
 @lower.register(keras.layers.Identity)
 def _(layer: Any, value: Value) -> Value:
     return value
+
+
+@lower.register
+def _(layer: keras.layers.Dropout, value: Value) -> Value:
+    # A class that derives from it may well drop outside training.
+    if type(layer) in (keras.layers.Dropout, Dropout):
+        return value
+    return _traced(layer, value)
 
 
 def _activated(activation: Callable | None, tensor: Any) -> Value:

@@ -21,6 +21,7 @@ from keras_metaformer.layers import (
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
     DepthwiseConvolution,
+    Dropout,
     FFNifiedAttention,
     GatedMLP,
     IdentityMixer,
@@ -33,6 +34,10 @@ from keras_metaformer.layers import (
 )
 
 LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
+
+
+class LayerCopyError(TypeError):
+    """A layer, of a class that is not Keras' or this library's, cannot be copied."""
 
 
 def fold(model: keras.Model) -> keras.Model:
@@ -65,12 +70,14 @@ def fold(model: keras.Model) -> keras.Model:
 
     Raises:
         TypeError: if `model` is neither a functional nor a sequential Keras model.
-        ValueError: if it is not built, and so has no weights.
+        ValueError: if it is not built, and so has no weights, or if layers of it are
+            quantized.
+        LayerCopyError: if a layer of another's class cannot be made from its config.
 
     Reference:
         - RepVGG: Making VGG-style ConvNets Great Again, https://arxiv.org/abs/2101.03697
     """
-    if not _is_graph(model):
+    if not is_graph(model):
         raise TypeError(
             "`fold` takes a functional or sequential Keras model. "
             f"Received: model={model!r} of type {type(model).__name__}"
@@ -80,6 +87,7 @@ def fold(model: keras.Model) -> keras.Model:
             "`fold` takes a model with weights: build it, or call it on an image. "
             f"Received: model={model.name!r}"
         )
+    check_not_quantized(model, "fold it")
     replaced = _fold_norms_before_pooling(model)
 
     def clone(layer: Any) -> Any:
@@ -89,7 +97,7 @@ def fold(model: keras.Model) -> keras.Model:
             return replaced[layer.name]
         if isinstance(layer, keras.layers.InputLayer):
             return type(layer).from_config(layer.get_config())
-        if _is_graph(layer):
+        if is_graph(layer):
             return fold(layer)
         if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
             return _copy(layer, _input_shape(layer))
@@ -102,7 +110,27 @@ def fold(model: keras.Model) -> keras.Model:
     )
 
 
-def _is_graph(model: Any) -> bool:
+def check_not_quantized(model: keras.Model, action: str) -> None:
+    """Raises a ValueError for a model that `quantize` has changed.
+
+    Its layers round their inputs too, each by the largest of them: neither merged
+    weights nor another format compute quite the same.
+
+    Args:
+        model: any model.
+        action: what is to be done with the model, for the message.
+    """
+    for layer in model._flatten_layers(include_self=False):
+        if layer.quantization_mode is not None:
+            raise ValueError(
+                "A model that `quantize` has changed rounds what goes into its layers, "
+                f"which nothing else does in the same way: {action} before. "
+                f"Received: layer={layer.path!r} in {layer.quantization_mode}"
+            )
+
+
+def is_graph(model: Any) -> bool:
+    """Whether a model is a graph of layers: functional or sequential."""
     return isinstance(model, keras.Sequential) or (
         isinstance(model, keras.Model) and hasattr(model, "operations")
     )
@@ -146,16 +174,41 @@ def fold_layer(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Laye
     return _RULES.get(type(layer), _copy)(layer, input_shape)
 
 
+def _fold_part(layer: Any, name: str, input_shape: Any) -> Any:
+    """A part of a layer, folded, or None where the layer has none of this name."""
+    part = getattr(layer, name)
+    if part is None:
+        return None
+    with keras.name_scope(layer.name):  # The paths of weights begin with the layer's.
+        return fold_layer(part, input_shape)
+
+
 def _copy(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
-    copy = type(layer).from_config(layer.get_config())
-    if layer.weights:
-        if not copy.built:
-            # As a saved layer is built: some are built for more than one shape.
-            copy.build_from_config(
-                layer.get_build_config() or {"input_shape": input_shape}
-            )
-        copy.set_weights(layer.get_weights())
+    try:
+        copy = type(layer).from_config(layer.get_config())
+        if layer.weights:
+            if not copy.built:
+                # As a saved layer is built: some are built for more than one shape.
+                copy.build_from_config(
+                    layer.get_build_config() or {"input_shape": input_shape}
+                )
+            copy.set_weights(layer.get_weights())
+    except Exception as error:  # Another's code raises anything.
+        if not _holds_anothers(layer):
+            raise
+        raise LayerCopyError(
+            "Folding copies layers through their config, which failed for "
+            f"{type(layer).__name__} ({layer.name!r}): {type(error).__name__}: {error}"
+        ) from error
     return copy
+
+
+def _holds_anothers(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or one inside it, is not Keras' or this library's."""
+    return any(
+        type(each).__module__.split(".")[0] not in ("keras", "keras_metaformer")
+        for each in layer._flatten_layers(include_self=True)
+    )
 
 
 @_rule_for(BatchNormalized)
@@ -163,9 +216,8 @@ def _fold_batch_normalized(
     layer: BatchNormalized, input_shape: Any
 ) -> keras.layers.Layer:
     scale, offset = _affine(layer.norm)
-    return _linear(
-        layer.linear, input_shape, _scaled(layer.linear, _kernel(layer), scale), offset
-    )
+    kernel = _scaled(layer.linear, _kernel(layer), scale)
+    return _linear(layer.linear, layer.name, input_shape, kernel, offset)
 
 
 @_rule_for(BatchNormalizedSkip)
@@ -176,6 +228,7 @@ def _fold_batch_normalized_skip(
     kernel = _kernel(layer)
     return _linear(
         layer.linear,
+        layer.name,
         input_shape,
         scale[:, None] * kernel + np.eye(len(kernel)),
         offset @ kernel,
@@ -194,7 +247,7 @@ def _fold_reparameterizable_depthwise(
         sides = (border, border)
         kernel = kernel + np.pad(part, (sides, sides, (0, 0), (0, 0)))
         bias = bias + offset
-    return _linear(layer.large.linear, input_shape, kernel, bias)
+    return _linear(layer.large.linear, layer.name, input_shape, kernel, bias)
 
 
 @_rule_for(MetaMixer, FFNifiedAttention, ConvNeXtChannelMixer)
@@ -205,7 +258,7 @@ def _fold_meta_mixer(layer: MetaMixer, input_shape: Any) -> keras.layers.Layer:
         part = getattr(layer, name)
         if part is None:
             return None
-        parts[name] = fold_layer(part, shape)
+        parts[name] = _fold_part(layer, name, shape)
         return part.compute_output_shape(shape)
 
     shape = fold_part("query", input_shape)
@@ -227,8 +280,8 @@ def _fold_patch_merging(layer: PatchMerging, input_shape: Any) -> keras.layers.L
     return _with_parts(
         layer,
         input_shape,
-        depthwise=fold_layer(layer.depthwise, input_shape),
-        projection=fold_layer(layer.projection, merged_shape),
+        depthwise=_fold_part(layer, "depthwise", input_shape),
+        projection=_fold_part(layer, "projection", merged_shape),
     )
 
 
@@ -241,11 +294,10 @@ def _fold_downsampling(layer: Downsampling, input_shape: Any) -> keras.layers.La
     kernel = _scaled(layer.convolution, _array(layer.convolution.kernel), scale)
     if layer.use_bias:
         offset = offset + scale * _array(layer.convolution.bias)
-    pre_norm = layer.pre_norm
     folded = _with_parts(
         layer,
         input_shape,
-        pre_norm=None if pre_norm is None else fold_layer(pre_norm, input_shape),
+        pre_norm=_fold_part(layer, "pre_norm", input_shape),
         post_norm=None,
         use_bias=True,
     )
@@ -279,8 +331,8 @@ def _fold_channel_mlp(layer: ChannelMLP, input_shape: Any) -> keras.layers.Layer
 def _fold_residual_branch(
     layer: ResidualBranch, input_shape: Any
 ) -> keras.layers.Layer:
-    transform = fold_layer(layer.transform, input_shape)
-    norm = fold_layer(layer.norm, input_shape)
+    transform = _fold_part(layer, "transform", input_shape)
+    norm = _fold_part(layer, "norm", input_shape)
     first = _first_linear(transform)
     if type(norm) is Affine and first is not None:
         norm = _fold_affine(norm, first) or norm
@@ -309,13 +361,12 @@ def _fold_residual_branch(
 def _fold_metaformer_block(
     layer: MetaFormerBlock, input_shape: Any
 ) -> keras.layers.Layer:
-    between = layer.between
     return _with_parts(
         layer,
         input_shape,
-        token_mixing=fold_layer(layer.token_mixing, input_shape),
-        channel_mixing=fold_layer(layer.channel_mixing, input_shape),
-        between=None if between is None else fold_layer(between, input_shape),
+        token_mixing=_fold_part(layer, "token_mixing", input_shape),
+        channel_mixing=_fold_part(layer, "channel_mixing", input_shape),
+        between=_fold_part(layer, "between", input_shape),
     )
 
 
@@ -346,7 +397,7 @@ def _fold_norms_before_pooling(model: Any) -> dict[str, keras.layers.Layer]:
             bias = bias + _array(linear.bias)
         replaced[norm.name] = IdentityMixer(name=norm.name, dtype=norm.dtype_policy)
         replaced[linear.name] = _linear(
-            linear, linear.input.shape, scale[:, None] * kernel, bias
+            linear, linear.name, linear.input.shape, scale[:, None] * kernel, bias
         )
     return replaced
 
@@ -376,6 +427,7 @@ def _linear_after(norm: Any, model: Any) -> Any:
         if type(layer) not in (
             keras.layers.GlobalAveragePooling2D,
             keras.layers.Dropout,
+            Dropout,
         ):
             return None
 
@@ -455,10 +507,11 @@ def _scaled(linear: Any, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _linear(
-    like: Any, input_shape: Any, kernel: np.ndarray, bias: np.ndarray
+    like: Any, name: str, input_shape: Any, kernel: np.ndarray, bias: np.ndarray
 ) -> keras.layers.Layer:
-    """A layer as `like`, with a bias and these weights."""
-    layer = type(like).from_config({**like.get_config(), "use_bias": True})
+    """A layer as `like`, with this name, a bias and these weights."""
+    config = {**like.get_config(), "name": name, "use_bias": True}
+    layer = type(like).from_config(config)
     layer.build(input_shape)
     layer.kernel.assign(kernel)
     layer.bias.assign(bias)

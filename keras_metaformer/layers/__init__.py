@@ -5,9 +5,11 @@ from keras_metaformer.layers.batch_normalized import (
     BatchNormalized,
     BatchNormalizedSkip,
 )
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.convnext_channel_mixer import ConvNeXtChannelMixer
 from keras_metaformer.layers.cross_patch_linear import CrossPatchLinear
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
+from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.ffnified_attention import FFNifiedAttention
 from keras_metaformer.layers.gated_mlp import GatedMLP
 from keras_metaformer.layers.gelu import GELU
@@ -38,9 +40,11 @@ __all__ = [
     "Affine",
     "BatchNormalized",
     "BatchNormalizedSkip",
+    "Composite",
     "ConvNeXtChannelMixer",
     "CrossPatchLinear",
     "DepthwiseConvolution",
+    "Dropout",
     "FFNifiedAttention",
     "GatedMLP",
     "IdentityMixer",

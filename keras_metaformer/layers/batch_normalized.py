@@ -2,12 +2,11 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.plain_layer import PlainLayer
-from keras_metaformer.layers.serialization import deserialize_layers
 
 _EPSILON = 1e-5
 # What `keras_metaformer.fold` can merge with a batch norm.
@@ -15,7 +14,7 @@ _LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class BatchNormalized(keras.layers.Layer):
+class BatchNormalized(Composite):
     """Linear layer, then batch norm: `y = batch_norm(linear(x))`.
 
     Example:
@@ -78,11 +77,11 @@ class BatchNormalized(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_layers(config, ("linear",)))
+        return cls(**deserialize_parts(config, ("linear",)))
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class BatchNormalizedSkip(PlainLayer):
+class BatchNormalizedSkip(Composite):
     """Batch norm, then a linear layer, beside the identity: `y = x + W batch_norm(x)`.
 
     Example:

@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalized
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.ffnified_attention import BRANCHED_KERNEL_SIZE
@@ -82,7 +83,7 @@ class ConvNeXtChannelMixer(MetaMixer):
 
     def get_config(self):
         # MetaMixer's parts follow from these three.
-        config = keras.layers.Layer.get_config(self)
+        config = Composite.get_config(self)
         config.update(
             kernel_size=self.kernel_size,
             ratio=self.ratio,

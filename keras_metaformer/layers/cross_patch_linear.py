@@ -2,8 +2,8 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
     flatten_tokens,
@@ -13,7 +13,7 @@ from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class CrossPatchLinear(PlainLayer):
+class CrossPatchLinear(Composite):
     """Cross-patch linear token mixer: `y = W x + b` over the tokens.
 
     Example:

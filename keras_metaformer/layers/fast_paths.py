@@ -12,6 +12,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -32,6 +33,20 @@ def _from_environment() -> bool:
 
 
 _enabled = _from_environment()
+#: What the innermost `switched` of this thread (or asynchronous task) says, or None.
+_override: ContextVar[bool | None] = ContextVar("fast_paths", default=None)
+
+
+def _overridden() -> bool | None:
+    return _override.get()
+
+
+if keras.backend.backend() == "torch":
+    import torch
+
+    # torch.compile cannot trace a context variable: it takes what it finds there when
+    # it compiles.
+    _overridden = torch.compiler.assume_constant_result(_overridden)
 
 
 def backend_module(package: str) -> Any:
@@ -45,11 +60,15 @@ def backend_module(package: str) -> Any:
 
 def enabled() -> bool:
     """Whether layers may take their fast paths."""
-    return _enabled
+    overridden = _overridden()
+    return _enabled if overridden is None else overridden
 
 
 def set_enabled(enabled: bool) -> None:
-    """Turns all fast paths on or off, in every thread."""
+    """Turns all fast paths on or off, in every thread.
+
+    Inside a `switched` block, what that block says stays in force until its end.
+    """
     global _enabled
     _enabled = bool(enabled)
 
@@ -58,15 +77,18 @@ def set_enabled(enabled: bool) -> None:
 def switched(enabled: bool) -> Iterator[None]:
     """Turns all fast paths on or off inside a `with` block.
 
+    It holds in the thread, or the asynchronous task, that runs the block: others beside
+    it are not affected.
+
     Example:
 
     >>> with switched(False):
-    ...     _enabled
+    ...     fast_paths_enabled = enabled()
+    >>> fast_paths_enabled
     False
     """
-    before = _enabled
-    set_enabled(enabled)
+    token = _override.set(bool(enabled))
     try:
         yield
     finally:
-        set_enabled(before)
+        _override.reset(token)

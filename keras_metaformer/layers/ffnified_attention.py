@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalized
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
@@ -77,7 +78,7 @@ class FFNifiedAttention(MetaMixer):
 
     def get_config(self):
         # MetaMixer's parts follow from these two.
-        config = keras.layers.Layer.get_config(self)
+        config = Composite.get_config(self)
         config.update(
             kernel_size=self.kernel_size,
             activation=keras.saving.serialize_keras_object(self.activation),

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
@@ -10,7 +11,7 @@ from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class GatedMLP(keras.layers.Layer):
+class GatedMLP(Composite):
     """Gated MLP: `y = W2 gate(act(W1 x))` with a spatial gating unit.
 
     Example:

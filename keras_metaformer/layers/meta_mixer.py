@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
+from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
-from keras_metaformer.layers.serialization import deserialize_layers
 from keras_metaformer.layers.validation import positive_integer
 
 _PARTS = (
@@ -22,7 +22,7 @@ _REQUIRED_PARTS = ("query", "interaction", "activation", "aggregation")
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class MetaMixer(keras.layers.Layer):
+class MetaMixer(Composite):
     """MetaMixer: `y = projection(aggregation(activation(interaction(q, k)), v))`.
 
     `q = query(x)` compares itself with keys, an activation makes coefficients of the
@@ -198,7 +198,7 @@ class MetaMixer(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_layers(config, _PARTS))
+        return cls(**deserialize_parts(config, _PARTS))
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")

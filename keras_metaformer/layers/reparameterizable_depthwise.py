@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalized
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
@@ -10,7 +11,7 @@ from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class ReparameterizableDepthwise(keras.layers.Layer):
+class ReparameterizableDepthwise(Composite):
     """Depthwise convolution as a large and a small branch, each with its batch norm.
 
     `y = batch_norm(large(x)) + batch_norm(small(x))`; `keras_metaformer.fold` makes one

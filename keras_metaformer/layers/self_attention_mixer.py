@@ -6,13 +6,14 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SelfAttentionMixer(keras.layers.Layer):
+class SelfAttentionMixer(Composite):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
     Every position of the map is a token. Queries, keys and values come from one linear
@@ -53,7 +54,9 @@ class SelfAttentionMixer(keras.layers.Layer):
         if channels % self.head_dim:
             raise ValueError(
                 "`SelfAttentionMixer` needs channels that are a multiple of "
-                f"`head_dim`. Received: channels={channels}, head_dim={self.head_dim}"
+                "`head_dim`, which a model is told by a layer: "
+                "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`. "
+                f"Received: channels={channels}, head_dim={self.head_dim}"
             )
         self.qkv = self._linear(3 * channels, "qkv")
         self.output_projection = self._linear(channels, "output_projection")

@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.initializers import truncated_normal
@@ -10,7 +11,7 @@ from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SeparableConvolutionMixer(keras.layers.Layer):
+class SeparableConvolutionMixer(Composite):
     """Separable convolution token mixer: `y = project(depthwise(act(expand(x))))`.
 
     The inverted separable convolution of MobileNetV2: a pointwise layer to `expansion`

@@ -42,7 +42,12 @@ class StochasticDepth(keras.layers.Layer):
             raise ValueError(f"`rate` must lie in [0, 1). Received: rate={rate}")
         self.rate = float(rate)
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def build(self, input_shape):
+        # Made here, where the paths of variables begin with the path of the layer.
+        self.seed_generator = keras.random.SeedGenerator(
+            self.seed, name="seed_generator"
+        )
 
     def call(self, inputs, training=False):
         if not training or self.rate == 0:

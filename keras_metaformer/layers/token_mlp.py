@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.factories import activate, make_activation
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.token_linear import (
@@ -13,7 +14,7 @@ from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class TokenMLP(keras.layers.Layer):
+class TokenMLP(Composite):
     """Token-mixing MLP: `y = W2 act(W1 x)` over the tokens, for each channel by itself.
 
     Example:

@@ -4,11 +4,13 @@ The behaviour is that of `keras.applications`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 
+from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.squared_relu import SquaredReLU
@@ -20,6 +22,37 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MLP_HEAD_RATIO = 4
 # PyTorch's default, which the official MLP head keeps (its other norms have 1e-6).
 _MLP_HEAD_EPSILON = 1e-5
+
+
+@contextmanager
+def dtype_policy(dtype: Any) -> Iterator[None]:
+    """Gives the layers that are made inside a `with` block a dtype policy.
+
+    Keras holds its policy for each thread apart, so that others see nothing of it.
+
+    Args:
+        dtype: name such as `"mixed_bfloat16"`, a `keras.DTypePolicy`, or None for what
+            is set already.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if dtype is None:
+        yield
+        return
+    try:
+        policy = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`dtype` must be the name of a dtype or of a policy, such as 'float16' or "
+            f"'mixed_bfloat16', or a `keras.DTypePolicy`. Received: dtype={dtype!r}"
+        ) from error
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +211,7 @@ class ImageArguments:
                 epsilon=_MLP_HEAD_EPSILON, name="head_norm"
             )(x)
         if dropout:
-            x = keras.layers.Dropout(dropout, seed=seed, name="head_dropout")(x)
+            x = Dropout(dropout, seed=seed, name="head_dropout")(x)
         return keras.layers.Dense(
             self.classes,
             activation=self.classifier_activation,

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from keras_metaformer.models import registry
+from keras_metaformer.models.arguments import check_keywords
 from keras_metaformer.models.image_model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ImageArguments,
+    dtype_policy,
 )
 from keras_metaformer.models.pyramid_model import PyramidModel
 from keras_metaformer.weights.catalogue import default_tag
@@ -43,10 +45,34 @@ class Constructor(Protocol):
         *,
         source: str = "auto",
         token_interpolation: bool = False,
+        dtype: Any = None,
+        # Fields of the configs: each family takes those of its own.
+        mixer: Any = ...,
+        activation: Any = ...,
+        norm: Any = ...,
+        norm_epsilon: float = ...,
+        residual_scaling: str | Sequence[str] = ...,
+        residual_scale_initial_value: float = ...,
+        layer_scale_initial_value: float | None = ...,
+        use_bias: bool | Sequence[bool] = ...,
+        channel_mixer: Any = ...,
+        mlp_ratio: float | Sequence[float] = ...,
+        mlp_dropout: float = ...,
+        stem_kernel_size: int = ...,
+        stem_strides: int = ...,
+        stem_padding: int = ...,
+        stem_width: int = ...,
+        downsampling_norm: Any = ...,
+        output_norm: Any = ...,
+        normalize_before_pooling: bool = ...,
+        head: str = ...,
+        token_kernel_size: int | Sequence[int] = ...,
+        channel_kernel_size: int | Sequence[int] = ...,
+        squeeze_excitation: bool | Sequence[bool] = ...,
         stochastic_depth_rate: float = 0.0,
         head_dropout: float = 0.0,
+        gradient_checkpointing: bool | Sequence[bool] = ...,
         seed: int | None = None,
-        **overrides: Any,
     ) -> PyramidModel: ...
 
 
@@ -105,12 +131,14 @@ def define_variant(
     ]
 
     def constructor(*args: Any, **kwargs: Any) -> PyramidModel:
+        check_keywords(constructor_name, kwargs, signature.parameters)
         bound = signature.bind(*args, **kwargs)
         asked_for = set(bound.arguments)
         bound.apply_defaults()
         given = bound.arguments
         weights, source = given.pop("weights"), given.pop("source")
         token_interpolation = given.pop("token_interpolation")
+        dtype = given.pop("dtype")
         changes = {field.name: given.pop(field.name) for field in options}
         # Weights sit above this floor, and know it through the registry only.
         from keras_metaformer.weights import loading
@@ -126,11 +154,12 @@ def define_variant(
             mean=pretrained.preferred("mean", family.mean),
             std=pretrained.preferred("std", family.std),
         )
-        model = family.build(
-            dataclasses.replace(config, **changes),
-            arguments,
-            pretrained.preferred("resolution", resolution),
-        )
+        with dtype_policy(dtype):
+            model = family.build(
+                dataclasses.replace(config, **changes),
+                arguments,
+                pretrained.preferred("resolution", resolution),
+            )
         pretrained.load_into(model, token_interpolation)
         return model
 
@@ -185,6 +214,7 @@ def _signature(
     ]
     parameters.append(inspect.Parameter("source", keyword, default="auto"))
     parameters.append(inspect.Parameter("token_interpolation", keyword, default=False))
+    parameters.append(inspect.Parameter("dtype", keyword, default=None))
     parameters.extend(
         inspect.Parameter(field.name, keyword, default=getattr(config, field.name))
         for field in options
@@ -226,6 +256,9 @@ def _docstring(
         source: `"auto"` or `"official"`. The latter forces the authors' original file.
         token_interpolation: bool. Whether published token-mixing matrices (MLP-Mixer,
             ResMLP, gMLP) are resized for another image size; accuracy is not promised.
+        dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
+            `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
+            those of yours that have one.
         stochastic_depth_rate: float in [0, 1). Of the last block; rises linearly.
         head_dropout: float in [0, 1). Dropout rate before the classification layer.
         seed: int, or None for random ones. Of the random layers.

@@ -1,6 +1,5 @@
 """The published checkpoints as data, read from `catalogue.json`."""
 
-import difflib
 import functools
 import json
 import re
@@ -8,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, Literal
+
+from keras_metaformer.names import question
 
 Source = Literal["auto", "official"]
 
@@ -121,8 +122,7 @@ def _canonical(constructor: str) -> str:
     names = {c.constructor.lower(): c.constructor for c in checkpoints}
     names |= {name.lower(): name for name in unpublished}
     if constructor.lower() not in names:
-        close = difflib.get_close_matches(constructor.lower(), names, n=4, cutoff=0.5)
-        hint = f" Close to it: {', '.join(names[c] for c in close)}." if close else ""
+        hint = question(constructor, names.values())
         raise ValueError(
             f"Not a constructor of this package.{hint} "
             f"Received: constructor={constructor!r}"

@@ -12,6 +12,7 @@ import numpy as np
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.layers import TokenLinear
 from keras_metaformer.models import registry
+from keras_metaformer.names import question
 from keras_metaformer.weights import cache, catalogue
 from keras_metaformer.weights.porting import CLASSIFIER, classifier_width, port_weights
 from keras_metaformer.weights.readers import read_checkpoint
@@ -82,11 +83,21 @@ def resolve(
     path = Path(weights)
     if not path.is_file():
         raise ValueError(
-            f"`weights` must be None, the path of a file, or a tag of {constructor}: "
-            f"{catalogue.list_weights(constructor)}. "
-            f"Received: weights={os.fspath(weights)!r}, which is none of these"
+            f"{_why_nothing_is_found(constructor, weights)} `weights` must be None, "
+            f"the path of a file, or a tag of {constructor}: "
+            f"{catalogue.list_weights(constructor) or 'none are published'}. "
+            f"Received: weights={os.fspath(weights)!r}"
         )
     return Pretrained(path=path)
+
+
+def _why_nothing_is_found(constructor: str, weights: str | os.PathLike) -> str:
+    text, tags = os.fspath(weights), catalogue.list_weights(constructor)
+    if Path(text).is_dir():
+        return "A folder is no weights."
+    if not isinstance(weights, str) or len(Path(text).parts) > 1 or "." in text:
+        return "No such file."
+    return f"No such weights.{question(text, tags)}"
 
 
 def load_weights_file(model: keras.Model, path: str | os.PathLike) -> None:

@@ -1,5 +1,6 @@
 """`keras-metaformer weights`, on a cache of its own and without a network."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -48,6 +49,16 @@ def test_list():
     assert len(run("list", "ffnet3").stdout.splitlines()) == 1 + 3
     assert len(run("list", "GMLPB16").stdout.splitlines()) == 1
     assert "FFNet3" in run("list", "FFNet33", status=1).stderr
+
+
+def test_list_as_json():
+    fill("FFNet3", "imagenet_384")
+    rows = json.loads(run("list", "ffnet3", "--json").stdout)
+    assert {row["tag"] for row in rows if row["cached"]} == {"imagenet_384"}
+    assert {row["constructor"] for row in rows} == {"FFNet3"}
+    assert len(json.loads(run("list", "--json").stdout)) == len(
+        catalogue.all_checkpoints()
+    )
 
 
 def test_fetch_converts_what_is_placed_by_hand(monkeypatch, folder):

@@ -1,9 +1,11 @@
 """Every fast operation against the plain one: values, gradients, half precision."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -102,6 +104,14 @@ IN_GRAPHS = {"layer_norm", "star_relu_then_dense"} if BACKEND == "tensorflow" el
 FLOAT32_ALONE = {"layer_norm", "image_norm"} if BACKEND == "tensorflow" else set()
 
 
+@pytest.fixture
+def as_with_one_dnn(monkeypatch):
+    """The forms that are taken where oneDNN is on, on any machine."""
+    if BACKEND == "tensorflow":
+        module: Any = fast_operations._MODULE
+        monkeypatch.setattr(module, "_has_one_dnn_norm", lambda: True)
+
+
 def _in_dtype(dtype: str, *shapes: tuple[int, ...]) -> list[Any]:
     return [keras.ops.convert_to_tensor(array, dtype) for array in _numbers(*shapes)]
 
@@ -132,6 +142,7 @@ def test_each_backend_has_the_ones_that_it_is_said_to_have(name):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("name", sorted(FAST))
+@pytest.mark.usefixtures("as_with_one_dnn")
 def test_values_and_gradients_are_those_of_the_plain_form(name, dtype):
     function, shapes, output_shape, plain = OPERATIONS[name]
     if name in FLOAT32_ALONE and dtype != "float32":
@@ -341,6 +352,21 @@ def test_residual_sums_under_function_transforms(scaling):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+def test_what_is_compiled_inside_a_block_takes_its_form():
+    import torch
+
+    for on in (True, False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(
+            lambda x: x + 1 if fast_paths.enabled() else x - 1,
+            backend="eager",
+            fullgraph=True,
+        )
+        with fast_paths.switched(on):
+            assert compiled(torch.zeros(1)).item() == (1 if on else -1)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_compiled_image_norm_of_large_numbers(dtype):
     import torch
@@ -412,6 +438,7 @@ def test_freed_memory_is_kept_for_the_next_maps():
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
 @pytest.mark.parametrize("name", ["layer_norm", "star_relu_then_dense"])
+@pytest.mark.usefixtures("as_with_one_dnn")
 def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
     function, shapes, *_ = OPERATIONS[name]
     tensors = _in_dtype("float32", *shapes)
@@ -425,60 +452,31 @@ def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's optimizer")
-@pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN's norm is for x86"
-)
-@pytest.mark.parametrize("shape", [(2, 7, 5, 8), (None, 7, 5, 8), (2, 9, 300)])
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("with_gradient", [True, False])
-def test_layer_norm_becomes_one_operation(shape, with_bias, with_gradient):
-    import tensorflow as tf
-
-    channels = shape[-1]
-    scale, bias = (tf.Variable(array) for array in _numbers((channels,), (channels,)))
-
-    def norm(inputs):
-        hidden = tf.nn.relu(inputs)  # So that something comes before, as in models.
-        return fast_operations.layer_norm(
-            hidden, scale, bias if with_bias else None, 1e-6
-        )
-
-    def with_its_gradient(inputs):
-        with tf.GradientTape() as tape:
-            outputs = norm(inputs)
-            total = tf.reduce_sum(outputs**2)
-        return outputs, tape.gradient(total, scale)
-
-    function = _as_graph(
-        with_its_gradient if with_gradient else norm,
-        input_signature=[tf.TensorSpec(shape)],
-    )
-    (inputs,) = _in_dtype("float32", tuple(size or 3 for size in shape))
-    outputs, operations = _operations_that_run(function, inputs)
-    assert operations.count("_MklLayerNorm") == 1
-    outputs = outputs[0] if with_gradient else outputs
-    expected = _plain_layer_norm(
-        keras.ops.relu(inputs), scale, bias if with_bias else 0.0
-    )
-    _assert_near(outputs, expected, 3e-6)
-
-
-def _operations_that_run(function: Any, inputs: Any) -> tuple[Any, list[str]]:
-    """What a function returns, and the operations that were run for it."""
-    from tensorflow.python.eager import context
-
-    context.enable_run_metadata()
-    try:
-        outputs = function(inputs)
-        metadata = context.export_run_metadata()
-    finally:
-        context.disable_run_metadata()
-    graphs = (graph.post_optimization_graph for graph in metadata.function_graphs)
-    return outputs, [node.op for graph in graphs for node in graph.node]
+@pytest.mark.parametrize("one_dnn", ["0", "1"])
+def test_layer_norm_has_its_form_where_that_becomes_one_operation(one_dnn):
+    printed = subprocess.run(
+        [sys.executable, "-m", "tests.layers.layer_norm_on_tensorflow"],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": one_dnn},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout
+    cases = json.loads(printed.splitlines()[-1])
+    assert len(cases) == 12
+    assert all(case["error"] < 3e-6 for case in cases)
+    # Every case alike: as one operation where oneDNN is on, and otherwise not at all.
+    (state,) = {(case["taken"], case["fused"]) for case in cases}
+    assert state in {(True, 1), (False, 0)}
+    if one_dnn == "0":
+        assert state == (False, 0)
+    elif platform.machine() in ("x86_64", "AMD64"):
+        assert state == (True, 1)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's exporters")
 @pytest.mark.parametrize("form", ["tf_saved_model", "litert"])
+@pytest.mark.usefixtures("as_with_one_dnn")
 def test_a_model_with_fused_norms_is_exported_by_keras(form, tmp_path):
     model = metaformer("separable_convolution")
     images = np.random.default_rng(0).normal(size=(1, 32, 32, 3)).astype("float32")
