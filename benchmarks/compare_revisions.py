@@ -27,7 +27,15 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.contender import BACKENDS, Case, Contender, Job
+from benchmarks.contender import (
+    BACKENDS,
+    MODES,
+    Case,
+    Contender,
+    Job,
+    check,
+    parse_contender,
+)
 from benchmarks.environment import describe_environment
 from benchmarks.workers import ROOT, contender_command, worker_environment
 from keras_metaformer_lite.benchmark.turns import (
@@ -241,7 +249,9 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main(
     base: Annotated[str, typer.Argument(help="A git revision or a checkout: before.")],
-    head: Annotated[str, typer.Argument(help="Likewise: after.")] = str(ROOT),
+    head: Annotated[
+        str, typer.Argument(help="Likewise: after; `.` is this checkout.")
+    ] = ".",
     model: Annotated[
         list[str] | None,
         typer.Option(help="Constructors; ConvFormerS18 and CAFormerS18 if left out."),
@@ -281,13 +291,17 @@ def main(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare the speed of two revisions of this package, in interleaved turns."""
-    contenders = []
-    for each in backend or BACKENDS:
-        if each not in BACKENDS:
-            stop(
-                f"A backend is one of {', '.join(BACKENDS)}. Received: {each!r}", USAGE
-            )
-        contenders.append(Contender("ours", each, tuple(option or ())))
+    try:
+        check("mode", [mode], MODES)
+        check("backend", backend or (), BACKENDS)
+        contenders = parse_contender(
+            "+".join(["ours", *(option or ())]), backend or BACKENDS
+        )
+    except ValueError as error:
+        stop(error, USAGE)
+    contenders = [each for each in contenders if each.takes_part(mode)]
+    if not contenders:
+        stop(f"Folded models cannot be trained. Received: option={option}", USAGE)
     work = [
         (case, contender)
         for case in cases(

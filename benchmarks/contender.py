@@ -92,6 +92,16 @@ class Contender:
         return mode == "inference" or "folded" not in self.options
 
 
+def check(name: str, values: Iterable[str], known: Iterable[str]) -> None:
+    """Raises a ValueError unless all values are known."""
+    for value in values:
+        if value not in known:
+            raise ValueError(
+                f"`{name}` must be one of {', '.join(known)}. "
+                f"Received: {name}={value!r}"
+            )
+
+
 def parse_contender(text: str, backends: Sequence[str]) -> list[Contender]:
     """The contenders that a name stands for: one per backend, where none is given.
 

@@ -5,6 +5,8 @@ here too (`compare_revisions.py`); what knows the inside of this one is imported
 it is used.
 """
 
+import contextlib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]
     job = Job.from_dict(request)
     case, contender = job.case, job.contender
     about = _memory_and_name(case.device)
+    _keep_freed_memory()
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(case.dtype)
     if contender.kind == "roofline":
@@ -57,6 +60,16 @@ def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]
     model = _model(job)
     make_call_of = _training_call if case.mode == "training" else _inference_call
     return make_call_of(model, job), lambda: about() | {"package": _PACKAGE}
+
+
+def _keep_freed_memory() -> None:
+    """What programs call whose main work is inference.
+
+    Revisions that have no such function did it when they were imported.
+    """
+    with contextlib.suppress(ImportError):
+        fast_paths = importlib.import_module("keras_metaformer.layers.fast_paths")
+        getattr(fast_paths, "keep_freed_memory", lambda: None)()
 
 
 def _our_model(case: Case) -> keras.Model:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.contender import (
@@ -18,6 +18,7 @@ from benchmarks.contender import (
     MODES,
     Case,
     Contender,
+    check,
     parse_contender,
     timm_name,
     unique,
@@ -84,9 +85,9 @@ def make_plan(
     Raises:
         ValueError: if something is unknown, or was asked for by name and is not there.
     """
-    _check("mode", modes, MODES)
-    _check("dtype", dtypes, DTYPES)
-    _check("device", devices, DEVICES)
+    check("mode", modes, MODES)
+    check("dtype", dtypes, DTYPES)
+    check("device", devices, DEVICES)
     names = _models(models)
     notes: list[str] = []
     found = _contenders(contenders, _backends(backends), names, peer_python, notes)
@@ -124,15 +125,6 @@ def make_plan(
     return Plan(cases, baseline, peer, unique(notes))
 
 
-def _check(name: str, values: Iterable[str], known: Iterable[str]) -> None:
-    for value in values:
-        if value not in known:
-            raise ValueError(
-                f"`{name}` must be one of {', '.join(known)}. "
-                f"Received: {name}={value!r}"
-            )
-
-
 def _models(patterns: Sequence[str]) -> list[str]:
     names = []
     for pattern in patterns:
@@ -156,7 +148,7 @@ def _backends(asked_for: Sequence[str] | None) -> list[str]:
                 'pip install "keras-metaformer[jax]", for example'
             )
         return installed
-    _check("backend", asked_for, BACKENDS)
+    check("backend", asked_for, BACKENDS)
     for backend in asked_for:
         _check_installed(backend)
     return unique(asked_for)

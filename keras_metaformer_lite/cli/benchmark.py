@@ -9,8 +9,10 @@ from keras_metaformer_lite.cli.chosen import chosen_model
 from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
+    line,
     print_json,
     print_rich,
+    say,
     stop,
     table,
 )
@@ -88,7 +90,7 @@ def benchmark(
             jobs,
             start_worker(timeout),
             repetitions,
-            progress=lambda message: typer.echo(f"  {message}", err=True),
+            progress=lambda message: say(f"  {message}", error=True),
         )
         found = _rows(outcomes) + [
             _not_installed(each, images, modules)
@@ -97,15 +99,17 @@ def benchmark(
         ]
         rows += found
         if not json:
-            print_rich(_table(f"{Path(name).name}, batch {images}", found))
+            print_rich(_table(f"{line(Path(name).name)}, batch {images}", found))
     advice = _advice(rows)
     if json:
         print_json({"model": name, "rows": rows, "recommendation": advice})
     elif advice:
-        typer.echo(advice)
+        say(advice)
     failed = [row for row in rows if row["status"] not in ("ok", "not installed")]
-    if failed or not advice:
+    if failed:
         stop(f"{len(failed)} of {len(rows)} forms failed", FAILED)
+    if not advice:
+        stop("No form could be measured", FAILED)
 
 
 def _forms(patterns: list[str] | None) -> list[str]:
@@ -204,7 +208,7 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Any:
     result.title_justify = "left"
     for row in rows:
         cells = [""] * len(columns)
-        note = f"{row['status']}: {row['message']}"
+        note = line(f"{row['status']}: {row['message']}")
         if row["status"] == "ok":
             note = ""
             known = row | {"memory_mib": row["memory_mib"] or float("nan")}

@@ -80,6 +80,22 @@ def test_what_is_no_revision(checkout, tmp_path):
     assert "git revision or the folder" in result.stderr
 
 
+@pytest.mark.backend_independent
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--mode", "sleeping"], "`mode` must be one of"),
+        (["-b", "caffe"], "`backend` must be one of"),
+        (["--option", "channels_last"], "options of ours are"),
+        (["--option", "folded", "--mode", "training"], "cannot be trained"),
+    ],
+)
+def test_errors(arguments, message):
+    result = CliRunner().invoke(app, ["main", "main", *arguments])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def _outcome(revision, seconds, status="ok", message=""):
     job = RevisionJob(Contender("ours", "jax"), CASE, 0.0, revision)
     return Outcome(job, status, message, turns=[{"seconds": each} for each in seconds])
