@@ -35,6 +35,7 @@ from keras_metaformer.blocks import (
     PatchMerging,
     ResidualBranch,
 )
+from keras_metaformer.inference.folding import scale_and_offset
 from keras_metaformer.layers import (
     GELU,
     Affine,
@@ -367,12 +368,7 @@ def _normalized(layer: Any, value: Value, axes: tuple[int, ...]) -> Value:
 def _(layer: keras.layers.BatchNormalization, value: Value) -> Value:
     if layer.axis not in (-1, len(value.shape) - 1):
         return _traced(layer, value)
-    scale = 1.0 / np.sqrt(_array(layer.moving_variance) + layer.epsilon)
-    if layer.scale:
-        scale = scale * _array(layer.gamma)
-    offset = -scale * _array(layer.moving_mean)
-    if layer.center:
-        offset = offset + _array(layer.beta)
+    scale, offset = scale_and_offset(layer)
     return value.times(scale).plus(offset)
 
 

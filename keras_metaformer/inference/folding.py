@@ -215,7 +215,7 @@ def _holds_anothers(layer: keras.layers.Layer) -> bool:
 def _fold_batch_normalized(
     layer: BatchNormalized, input_shape: Any
 ) -> keras.layers.Layer:
-    scale, offset = _affine(layer.norm)
+    scale, offset = scale_and_offset(layer.norm)
     kernel = _scaled(layer.linear, _kernel(layer), scale)
     return _linear(layer.linear, layer.name, input_shape, kernel, offset)
 
@@ -224,7 +224,7 @@ def _fold_batch_normalized(
 def _fold_batch_normalized_skip(
     layer: BatchNormalizedSkip, input_shape: Any
 ) -> keras.layers.Layer:
-    scale, offset = _affine(layer.norm)
+    scale, offset = scale_and_offset(layer.norm)
     kernel = _kernel(layer)
     return _linear(
         layer.linear,
@@ -241,7 +241,7 @@ def _fold_reparameterizable_depthwise(
 ) -> keras.layers.Layer:
     kernel, bias = 0.0, 0.0
     for branch in (layer.large, layer.small):
-        scale, offset = _affine(branch.norm)
+        scale, offset = scale_and_offset(branch.norm)
         part = _scaled(branch.linear, _kernel(branch), scale)
         border = (layer.kernel_size - len(part)) // 2
         sides = (border, border)
@@ -290,7 +290,7 @@ def _fold_downsampling(layer: Downsampling, input_shape: Any) -> keras.layers.La
     norm: Any = layer.post_norm
     if not _is_batch_norm_over_channels(norm):
         return _copy(layer, input_shape)
-    scale, offset = _affine(norm)
+    scale, offset = scale_and_offset(norm)
     kernel = _scaled(layer.convolution, _array(layer.convolution.kernel), scale)
     if layer.use_bias:
         offset = offset + scale * _array(layer.convolution.bias)
@@ -390,7 +390,7 @@ def _fold_norms_before_pooling(model: Any) -> dict[str, keras.layers.Layer]:
         linear = _linear_after(norm, model)
         if linear is None:
             continue
-        scale, offset = _affine(norm)
+        scale, offset = scale_and_offset(norm)
         kernel = _array(linear.kernel)
         bias = offset @ kernel
         if linear.use_bias:
@@ -480,7 +480,9 @@ def _is_batch_norm_over_channels(norm: Any) -> bool:
     return norm.axis in (-1, norm.input_spec.ndim - 1)
 
 
-def _affine(norm: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
+def scale_and_offset(
+    norm: keras.layers.BatchNormalization,
+) -> tuple[np.ndarray, np.ndarray]:
     """A batch norm outside training as `(scale, offset)` per channel, float64."""
     scale = 1.0 / np.sqrt(_array(norm.moving_variance) + norm.epsilon)
     if norm.scale:

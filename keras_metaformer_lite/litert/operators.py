@@ -123,24 +123,147 @@ class Rule:
     settings: dict[int, str]
 
 
-#: By the number of the schema's enum `BuiltinOperator`.
+# Numbers of the schema's enum BuiltinOperator.
+_OPERATORS = {
+    "ADD": 0,
+    "AVERAGE_POOL_2D": 1,
+    "CONCATENATION": 2,
+    "CONV_2D": 3,
+    "DEPTHWISE_CONV_2D": 4,
+    "DEPTH_TO_SPACE": 5,
+    "DEQUANTIZE": 6,
+    "FLOOR": 8,
+    "FULLY_CONNECTED": 9,
+    "L2_NORMALIZATION": 11,
+    "LOGISTIC": 14,
+    "MAX_POOL_2D": 17,
+    "MUL": 18,
+    "RELU": 19,
+    "RELU_N1_TO_1": 20,
+    "RELU6": 21,
+    "RESHAPE": 22,
+    "RESIZE_BILINEAR": 23,
+    "SOFTMAX": 25,
+    "SPACE_TO_DEPTH": 26,
+    "TANH": 28,
+    "PAD": 34,
+    "GATHER": 36,
+    "TRANSPOSE": 39,
+    "MEAN": 40,
+    "SUB": 41,
+    "DIV": 42,
+    "SQUEEZE": 43,
+    "STRIDED_SLICE": 45,
+    "EXP": 47,
+    "SPLIT": 49,
+    "LOG_SOFTMAX": 50,
+    "CAST": 53,
+    "PRELU": 54,
+    "MAXIMUM": 55,
+    "ARG_MAX": 56,
+    "MINIMUM": 57,
+    "LESS": 58,
+    "NEG": 59,
+    "PADV2": 60,
+    "GREATER": 61,
+    "GREATER_EQUAL": 62,
+    "LESS_EQUAL": 63,
+    "SLICE": 65,
+    "SIN": 66,
+    "TILE": 69,
+    "EXPAND_DIMS": 70,
+    "EQUAL": 71,
+    "NOT_EQUAL": 72,
+    "LOG": 73,
+    "SUM": 74,
+    "SQRT": 75,
+    "RSQRT": 76,
+    "POW": 78,
+    "REDUCE_MAX": 82,
+    "PACK": 83,
+    "LOGICAL_OR": 84,
+    "LOGICAL_AND": 86,
+    "LOGICAL_NOT": 87,
+    "UNPACK": 88,
+    "REDUCE_MIN": 89,
+    "SQUARE": 92,
+    "FILL": 94,
+    "RESIZE_NEAREST_NEIGHBOR": 97,
+    "LEAKY_RELU": 98,
+    "SQUARED_DIFFERENCE": 99,
+    "MIRROR_PAD": 100,
+    "ABS": 101,
+    "SPLIT_V": 102,
+    "CEIL": 104,
+    "REVERSE_V2": 105,
+    "COS": 108,
+    "ELU": 111,
+    "QUANTIZE": 114,
+    "ROUND": 116,
+    "HARD_SWISH": 117,
+    "SELECT_V2": 123,
+    "BATCH_MATMUL": 126,
+    "BROADCAST_TO": 130,
+    "GELU": 150,
+    "SIGN": 158,
+}
+
+# Numbers of the schema's union BuiltinOptions.
+_OPTIONS = {
+    "Conv2DOptions": 1,
+    "DepthwiseConv2DOptions": 2,
+    "Pool2DOptions": 5,
+    "FullyConnectedOptions": 8,
+    "SoftmaxOptions": 9,
+    "ConcatenationOptions": 10,
+    "AddOptions": 11,
+    "L2NormOptions": 12,
+    "ResizeBilinearOptions": 15,
+    "ReshapeOptions": 17,
+    "SpaceToDepthOptions": 19,
+    "MulOptions": 21,
+    "GatherOptions": 23,
+    "ReducerOptions": 27,
+    "SubOptions": 28,
+    "DivOptions": 29,
+    "SqueezeOptions": 30,
+    "StridedSliceOptions": 32,
+    "SplitOptions": 35,
+    "CastOptions": 37,
+    "ArgMaxOptions": 40,
+    "PackOptions": 59,
+    "UnpackOptions": 64,
+    "ResizeNearestNeighborOptions": 74,
+    "LeakyReluOptions": 75,
+    "MirrorPadOptions": 77,
+    "SplitVOptions": 79,
+    "DepthToSpaceOptions": 94,
+    "BatchMatMulOptions": 101,
+    "GeluOptions": 116,
+}
+
+#: Names by the numbers of the operators that have rules.
+NAMES = {number: name for name, number in _OPERATORS.items()}
+#: Likewise the rules.
 RULES: dict[int, Rule] = {}
 
 
 def _rule(
-    *codes: int,
+    names: str,
+    *,
     least: int = 1,
     most: int | None = None,
     outputs: int | None = 1,
-    options: int | None = None,
+    options: str | None = None,
     settings: str = "",
 ) -> Callable[[Any], Any]:
-    """Register a rule; `settings` has the letters of the slots 0, 1, 2 ..."""
+    """Register a rule for operators; `settings` has the letters of slots 0, 1, 2 ..."""
 
     def register(shapes: Any) -> Any:
         letters = dict(enumerate(settings))
-        rule = Rule(shapes, least, most or least, outputs, options, letters)
-        RULES.update(dict.fromkeys(codes, rule))
+        kind = None if options is None else _OPTIONS[options]
+        rule = Rule(shapes, least, most or least, outputs, kind, letters)
+        RULES.update({_OPERATORS[name]: rule for name in names.split()})
         return shapes
 
     return register
@@ -230,32 +353,30 @@ def _broadcast(*shapes: Shape) -> Shape:
 # One element for each element --------------------------------------------------------
 
 
-# FLOOR, EXP, LOG, SQRT, RSQRT, SQUARE, SIN, COS, CEIL, ROUND, SIGN, ELU
-@_rule(8, 47, 73, 75, 76, 92, 66, 108, 104, 116, 158, 111)
+@_rule("FLOOR EXP LOG SQRT RSQRT SQUARE SIN COS CEIL ROUND SIGN ELU")
 def _float_by_float(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32,))
     return [call.inputs[0].shape]
 
 
-@_rule(59, 101)
+@_rule("NEG ABS")
 def _negative_or_absolute(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32, INT32))
     return [call.inputs[0].shape]
 
 
-# RELU, RELU_N1_TO_1, RELU6, LOGISTIC, TANH, HARD_SWISH
-@_rule(19, 20, 21, 14, 28, 117)
+@_rule("RELU RELU_N1_TO_1 RELU6 LOGISTIC TANH HARD_SWISH")
 def _activation(call: Call) -> Sequence[Shape]:
     _computed(call, (FLOAT32, *QUANTIZED))
     return [call.inputs[0].shape]
 
 
-@_rule(150, options=116, settings="?")
+@_rule("GELU", options="GeluOptions", settings="?")
 def _gelu(call: Call) -> Sequence[Shape]:
     return _activation(call)
 
 
-@_rule(98, options=75, settings="f")
+@_rule("LEAKY_RELU", options="LeakyReluOptions", settings="f")
 def _leaky_relu(call: Call) -> Sequence[Shape]:
     check(abs(call.option(0, "f")) <= 1, "a slope above 1")
     if call.inputs[0].type in QUANTIZED:
@@ -263,7 +384,7 @@ def _leaky_relu(call: Call) -> Sequence[Shape]:
     return _activation(call)
 
 
-@_rule(25, options=9, settings="f")
+@_rule("SOFTMAX", options="SoftmaxOptions", settings="f")
 def _softmax(call: Call) -> Sequence[Shape]:
     (x,) = call.inputs
     _computed(call, (FLOAT32, *QUANTIZED))
@@ -274,27 +395,27 @@ def _softmax(call: Call) -> Sequence[Shape]:
     return [x.shape]
 
 
-@_rule(50)
+@_rule("LOG_SOFTMAX")
 def _log_softmax(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32,))
     return [call.inputs[0].shape]
 
 
-@_rule(11, options=12, settings="b")
+@_rule("L2_NORMALIZATION", options="L2NormOptions", settings="b")
 def _l2_normalization(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32,))
     check(call.option(0, "b") == 0 and len(call.inputs[0].shape) <= 4, "no plain norm")
     return [call.inputs[0].shape]
 
 
-@_rule(53, options=37, settings="bb")
+@_rule("CAST", options="CastOptions", settings="bb")
 def _cast(call: Call) -> Sequence[Shape]:
     allowed = {FLOAT32, INT32, INT64, UINT8, INT8, BOOL}
     check(set(_types([*call.inputs, *call.outputs])) <= allowed, "a cast of a type")
     return [call.inputs[0].shape]
 
 
-@_rule(114)
+@_rule("QUANTIZE")
 def _quantize(call: Call) -> Sequence[Shape]:
     (x,), (y,) = call.inputs, call.outputs
     check(x.type in (FLOAT32, *QUANTIZED) and y.type in QUANTIZED, "types to quantise")
@@ -306,7 +427,7 @@ def _quantize(call: Call) -> Sequence[Shape]:
     return [x.shape]
 
 
-@_rule(6)
+@_rule("DEQUANTIZE")
 def _dequantize(call: Call) -> Sequence[Shape]:
     (x,), (y,) = call.inputs, call.outputs
     check(x.type in (FLOAT16, *QUANTIZED) and y.type == FLOAT32, "types to dequantise")
@@ -316,8 +437,8 @@ def _dequantize(call: Call) -> Sequence[Shape]:
     return [x.shape]
 
 
-@_rule(0, least=2, options=11, settings="b?")
-@_rule(41, least=2, options=28, settings="b?")
+@_rule("ADD", least=2, options="AddOptions", settings="b?")
+@_rule("SUB", least=2, options="SubOptions", settings="b?")
 def _sum(call: Call) -> Sequence[Shape]:
     if call.outputs[0].type in QUANTIZED:
         _computed(call, QUANTIZED)
@@ -326,7 +447,7 @@ def _sum(call: Call) -> Sequence[Shape]:
     return _binary(call)
 
 
-@_rule(18, least=2, options=21, settings="b")
+@_rule("MUL", least=2, options="MulOptions", settings="b")
 def _product(call: Call) -> Sequence[Shape]:
     if call.outputs[0].type in QUANTIZED:
         _computed(call, QUANTIZED)
@@ -334,7 +455,7 @@ def _product(call: Call) -> Sequence[Shape]:
     return _binary(call)
 
 
-@_rule(42, least=2, options=29, settings="b")
+@_rule("DIV", least=2, options="DivOptions", settings="b")
 def _quotient(call: Call) -> Sequence[Shape]:
     # Whole numbers may be divided by zero.
     _alike(call, (FLOAT32,))
@@ -347,19 +468,19 @@ def _binary(call: Call) -> Sequence[Shape]:
     return [_broadcast(*(x.shape for x in call.inputs))]
 
 
-@_rule(55, 57, least=2)
+@_rule("MAXIMUM MINIMUM", least=2)
 def _extremum(call: Call) -> Sequence[Shape]:
     _computed(call, (FLOAT32, INT32, *QUANTIZED))
     return [_broadcast(*(x.shape for x in call.inputs))]
 
 
-@_rule(99, 78, least=2)
+@_rule("SQUARED_DIFFERENCE POW", least=2)
 def _float_binary(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32,))
     return [_broadcast(*(x.shape for x in call.inputs))]
 
 
-@_rule(54, least=2)
+@_rule("PRELU", least=2)
 def _prelu(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32,))
     x, slope = call.inputs
@@ -367,21 +488,21 @@ def _prelu(call: Call) -> Sequence[Shape]:
     return [x.shape]
 
 
-@_rule(58, 61, 62, 63, 71, 72, least=2)
+@_rule("LESS GREATER GREATER_EQUAL LESS_EQUAL EQUAL NOT_EQUAL", least=2)
 def _comparison(call: Call) -> Sequence[Shape]:
     _alike(call, (FLOAT32, INT32), call.inputs)
     _alike(call, (BOOL,), call.outputs)
     return [_broadcast(*(x.shape for x in call.inputs))]
 
 
-@_rule(84, 86, least=2)
-@_rule(87)
+@_rule("LOGICAL_OR LOGICAL_AND", least=2)
+@_rule("LOGICAL_NOT")
 def _logical(call: Call) -> Sequence[Shape]:
     _alike(call, (BOOL,))
     return [_broadcast(*(x.shape for x in call.inputs))]
 
 
-@_rule(123, least=3)
+@_rule("SELECT_V2", least=3)
 def _select(call: Call) -> Sequence[Shape]:
     _alike(call, (BOOL,), call.inputs[:1])
     _alike(call, (FLOAT32, INT32), [*call.inputs[1:], *call.outputs])
@@ -462,7 +583,7 @@ def _window(
     return tuple(result)
 
 
-@_rule(3, least=2, most=3, options=1, settings="biibiib")
+@_rule("CONV_2D", least=2, most=3, options="Conv2DOptions", settings="biibiib")
 def _convolution(call: Call) -> Sequence[Shape]:
     x, kernel = call.inputs[:2]
     check(len(x.shape) == len(kernel.shape) == 4, "a convolution of other axes than 4")
@@ -480,7 +601,13 @@ def _convolution(call: Call) -> Sequence[Shape]:
     return [(x.shape[0], *sides, channels)]
 
 
-@_rule(4, least=2, most=3, options=2, settings="biiibii")
+@_rule(
+    "DEPTHWISE_CONV_2D",
+    least=2,
+    most=3,
+    options="DepthwiseConv2DOptions",
+    settings="biiibii",
+)
 def _depthwise(call: Call) -> Sequence[Shape]:
     x, kernel = call.inputs[:2]
     check(len(x.shape) == len(kernel.shape) == 4, "a convolution of other axes than 4")
@@ -495,7 +622,13 @@ def _depthwise(call: Call) -> Sequence[Shape]:
     return [(x.shape[0], *sides, channels)]
 
 
-@_rule(9, least=2, most=3, options=8, settings="bb??b")
+@_rule(
+    "FULLY_CONNECTED",
+    least=2,
+    most=3,
+    options="FullyConnectedOptions",
+    settings="bb??b",
+)
 def _fully_connected(call: Call) -> Sequence[Shape]:
     x, weights = call.inputs[:2]
     check(len(weights.shape) == 2 and len(x.shape) >= 1, "weights of other axes than 2")
@@ -511,7 +644,7 @@ def _fully_connected(call: Call) -> Sequence[Shape]:
     return [(*shape, units)]
 
 
-@_rule(126, least=2, options=101, settings="???")
+@_rule("BATCH_MATMUL", least=2, options="BatchMatMulOptions", settings="???")
 def _matrix_product(call: Call) -> Sequence[Shape]:
     x, y = call.inputs
     check(min(len(x.shape), len(y.shape)) >= 2, "a product of other than matrices")
@@ -531,7 +664,7 @@ def _matrix_product(call: Call) -> Sequence[Shape]:
     return [(*batch, rows, columns)]
 
 
-@_rule(1, 17, options=5, settings="biiiib")
+@_rule("AVERAGE_POOL_2D MAX_POOL_2D", options="Pool2DOptions", settings="biiiib")
 def _pooling(call: Call) -> Sequence[Shape]:
     (x,) = call.inputs
     check(len(x.shape) == 4, "a pooling of other axes than 4")
@@ -544,8 +677,8 @@ def _pooling(call: Call) -> Sequence[Shape]:
     return [shape]
 
 
-@_rule(40, 74, least=2, options=27, settings="?")
-@_rule(82, 89, least=2, options=27, settings="?")
+@_rule("MEAN SUM", least=2, options="ReducerOptions", settings="?")
+@_rule("REDUCE_MAX REDUCE_MIN", least=2, options="ReducerOptions", settings="?")
 def _reduction(call: Call) -> Sequence[Shape]:
     x, axes = call.inputs
     _computed(call, (FLOAT32, *QUANTIZED), [x, *call.outputs])
@@ -557,7 +690,7 @@ def _reduction(call: Call) -> Sequence[Shape]:
     return [tuple(n for i, n in enumerate(x.shape) if i not in gone)]
 
 
-@_rule(56, least=2, options=40, settings="b")
+@_rule("ARG_MAX", least=2, options="ArgMaxOptions", settings="b")
 def _arg_max(call: Call) -> Sequence[Shape]:
     x, axis = call.inputs
     _alike(call, (FLOAT32,), [x])
@@ -573,7 +706,7 @@ def _arg_max(call: Call) -> Sequence[Shape]:
 _MOVED = (FLOAT32, INT32, INT64, *QUANTIZED)
 
 
-@_rule(22, most=2, options=17, settings="v")
+@_rule("RESHAPE", most=2, options="ReshapeOptions", settings="v")
 def _reshape(call: Call) -> Sequence[Shape]:
     x = call.inputs[0]
     _alike(call, (*_MOVED, BOOL), [x, *call.outputs])
@@ -599,7 +732,7 @@ def _completed(shape: list[int], size: int) -> Shape:
     return result
 
 
-@_rule(43, options=30, settings="v")
+@_rule("SQUEEZE", options="SqueezeOptions", settings="v")
 def _squeeze(call: Call) -> Sequence[Shape]:
     (x,) = call.inputs
     _alike(call, _MOVED)
@@ -613,7 +746,7 @@ def _squeeze(call: Call) -> Sequence[Shape]:
     return [tuple(n for i, n in enumerate(x.shape) if i not in gone)]
 
 
-@_rule(70, least=2)
+@_rule("EXPAND_DIMS", least=2)
 def _expand_dims(call: Call) -> Sequence[Shape]:
     x, axis = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
@@ -621,7 +754,7 @@ def _expand_dims(call: Call) -> Sequence[Shape]:
     return [(*x.shape[:place], 1, *x.shape[place:])]
 
 
-@_rule(39, least=2)
+@_rule("TRANSPOSE", least=2)
 def _transpose(call: Call) -> Sequence[Shape]:
     x, order = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
@@ -630,7 +763,7 @@ def _transpose(call: Call) -> Sequence[Shape]:
     return [tuple(x.shape[axis] for axis in axes)]
 
 
-@_rule(2, most=64, options=10, settings="ib")
+@_rule("CONCATENATION", most=64, options="ConcatenationOptions", settings="ib")
 def _concatenation(call: Call) -> Sequence[Shape]:
     _computed(call, _MOVED)
     check(call.option(1, "b") == 0, "a fused activation")
@@ -646,7 +779,7 @@ def _joined(shapes: list[Shape], axis: int) -> Shape:
     return (*shapes[0][:axis], length, *shapes[0][axis + 1 :])
 
 
-@_rule(83, most=64, options=59, settings="ii")
+@_rule("PACK", most=64, options="PackOptions", settings="ii")
 def _pack(call: Call) -> Sequence[Shape]:
     _alike(call, _MOVED)
     shape = call.inputs[0].shape
@@ -656,7 +789,7 @@ def _pack(call: Call) -> Sequence[Shape]:
     return [(*shape[:axis], len(call.inputs), *shape[axis:])]
 
 
-@_rule(88, outputs=None, options=64, settings="ii")
+@_rule("UNPACK", outputs=None, options="UnpackOptions", settings="ii")
 def _unpack(call: Call) -> Sequence[Shape]:
     _alike(call, _MOVED)
     shape = call.inputs[0].shape
@@ -666,7 +799,7 @@ def _unpack(call: Call) -> Sequence[Shape]:
     return [(*shape[:axis], *shape[axis + 1 :])] * number
 
 
-@_rule(49, least=2, outputs=None, options=35, settings="i")
+@_rule("SPLIT", least=2, outputs=None, options="SplitOptions", settings="i")
 def _split(call: Call) -> Sequence[Shape]:
     axis, x = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
@@ -678,7 +811,7 @@ def _split(call: Call) -> Sequence[Shape]:
     return [(*x.shape[:place], part, *x.shape[place + 1 :])] * number
 
 
-@_rule(102, least=3, outputs=None, options=79, settings="i")
+@_rule("SPLIT_V", least=3, outputs=None, options="SplitVOptions", settings="i")
 def _split_v(call: Call) -> Sequence[Shape]:
     x, sizes, axis = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
@@ -693,7 +826,7 @@ def _split_v(call: Call) -> Sequence[Shape]:
     return [(*x.shape[:place], part, *x.shape[place + 1 :]) for part in parts]
 
 
-@_rule(65, least=3)
+@_rule("SLICE", least=3)
 def _slice(call: Call) -> Sequence[Shape]:
     x, begin, size = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
@@ -711,7 +844,7 @@ def _slice(call: Call) -> Sequence[Shape]:
     return [shape]
 
 
-@_rule(45, least=4, options=32, settings="iiiii?")
+@_rule("STRIDED_SLICE", least=4, options="StridedSliceOptions", settings="iiiii?")
 def _strided_slice(call: Call) -> Sequence[Shape]:
     x = call.inputs[0]
     _alike(call, (*_MOVED, BOOL), [x, *call.outputs])
@@ -737,8 +870,8 @@ def _strided_slice(call: Call) -> Sequence[Shape]:
     return [tuple(shape)]
 
 
-@_rule(34, least=2)
-@_rule(60, least=3)
+@_rule("PAD", least=2)
+@_rule("PADV2", least=3)
 def _pad(call: Call) -> Sequence[Shape]:
     x, sides, *value = call.inputs
     _alike(call, _MOVED, [x, *value, *call.outputs])
@@ -754,7 +887,7 @@ def _padded(shape: Shape, sides: Tensor) -> Shape:
     return tuple(n + a + b for n, (a, b) in zip(shape, pairs, strict=True))
 
 
-@_rule(100, least=2, options=77, settings="b")
+@_rule("MIRROR_PAD", least=2, options="MirrorPadOptions", settings="b")
 def _mirror_pad(call: Call) -> Sequence[Shape]:
     x, sides = call.inputs
     _alike(call, (FLOAT32, *QUANTIZED), [x, *call.outputs])
@@ -768,20 +901,21 @@ def _mirror_pad(call: Call) -> Sequence[Shape]:
     return [shape]
 
 
-@_rule(36, least=2, options=23, settings="ii")
+@_rule("GATHER", least=2, options="GatherOptions", settings="ii")
 def _gather(call: Call) -> Sequence[Shape]:
     x, places = call.inputs
     _alike(call, _MOVED, [x, *call.outputs])
     check(call.option(1, "i") == 0, "places for each of a batch")
     axis = _axis(call.option(0, "i"), len(x.shape))
     check(places.data is not None and places.type in _WHOLE, "places not constant")
+    assert places.data is not None
     numbers = np.frombuffer(places.data, "<i4" if places.type == INT32 else "<i8")
     inside = len(numbers) and numbers.min() >= 0 and numbers.max() < x.shape[axis]
     check(inside, f"places outside {x.shape[axis]}")
     return [(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])]
 
 
-@_rule(69, least=2)
+@_rule("TILE", least=2)
 def _tile(call: Call) -> Sequence[Shape]:
     x, times = call.inputs
     _alike(call, (FLOAT32, INT32), [x, *call.outputs])
@@ -791,7 +925,7 @@ def _tile(call: Call) -> Sequence[Shape]:
     return [tuple(n * m for n, m in zip(x.shape, numbers, strict=True))]
 
 
-@_rule(130, least=2)
+@_rule("BROADCAST_TO", least=2)
 def _broadcast_to(call: Call) -> Sequence[Shape]:
     x, shape = call.inputs
     _alike(call, (FLOAT32, INT32), [x, *call.outputs])
@@ -801,7 +935,7 @@ def _broadcast_to(call: Call) -> Sequence[Shape]:
     return [target]
 
 
-@_rule(94, least=2)
+@_rule("FILL", least=2)
 def _fill(call: Call) -> Sequence[Shape]:
     shape, value = call.inputs
     _alike(call, (FLOAT32, INT32), [value, *call.outputs])
@@ -809,7 +943,7 @@ def _fill(call: Call) -> Sequence[Shape]:
     return [tuple(_integers(shape, MOST_AXES))]
 
 
-@_rule(105, least=2)
+@_rule("REVERSE_V2", least=2)
 def _reverse(call: Call) -> Sequence[Shape]:
     x, axes = call.inputs
     _alike(call, (FLOAT32,), [x, *call.outputs])
@@ -817,8 +951,13 @@ def _reverse(call: Call) -> Sequence[Shape]:
     return [x.shape]
 
 
-@_rule(23, least=2, options=15, settings="ii??")
-@_rule(97, least=2, options=74, settings="??")
+@_rule("RESIZE_BILINEAR", least=2, options="ResizeBilinearOptions", settings="ii??")
+@_rule(
+    "RESIZE_NEAREST_NEIGHBOR",
+    least=2,
+    options="ResizeNearestNeighborOptions",
+    settings="??",
+)
 def _resize(call: Call) -> Sequence[Shape]:
     x, size = call.inputs
     _alike(call, (FLOAT32, *QUANTIZED), [x, *call.outputs])
@@ -828,7 +967,7 @@ def _resize(call: Call) -> Sequence[Shape]:
     return [(x.shape[0], *sides, x.shape[3])]
 
 
-@_rule(26, options=19, settings="i")
+@_rule("SPACE_TO_DEPTH", options="SpaceToDepthOptions", settings="i")
 def _space_to_depth(call: Call) -> Sequence[Shape]:
     (x,) = call.inputs
     _alike(call, (FLOAT32, *QUANTIZED))
@@ -839,7 +978,7 @@ def _space_to_depth(call: Call) -> Sequence[Shape]:
     return [(n, height // block, width // block, channels * block**2)]
 
 
-@_rule(5, options=94, settings="i")
+@_rule("DEPTH_TO_SPACE", options="DepthToSpaceOptions", settings="i")
 def _depth_to_space(call: Call) -> Sequence[Shape]:
     (x,) = call.inputs
     _alike(call, (FLOAT32, *QUANTIZED))

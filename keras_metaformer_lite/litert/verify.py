@@ -105,7 +105,8 @@ class _Verifier:
         number = max(code.number(3, "i"), code.number(0, "b"))
         custom = bytes(code.text(1)[:64]).decode(errors="replace")
         check(not custom, f"the custom operator {custom!r}")
-        check(number in RULES, f"the operator {operator_name(number)}")
+        if number not in RULES:
+            raise DamagedFileError(f"the operator {operator_name(number)}")
         check(code.number(2, "i", 1) > 0, "an operator's version")
         return number
 
@@ -167,7 +168,8 @@ class _Verifier:
         if table is None:
             return None, 0
         check(not {4, 5} & set(table.slots), "quantisation of another kind")
-        table.numbers(0, "f4"), table.numbers(1, "f4")
+        for slot in (0, 1):  # The range: not used, but it must be there.
+            table.numbers(slot, "f4")
         scales, zeros = table.numbers(2, "f4"), table.numbers(3, "i8")
         axis = table.number(6, "i")
         if len(scales) == 0:
@@ -216,7 +218,7 @@ class _Verifier:
         index = table.number(0, "I")
         check(index < len(self._codes), f"operator {index} of {len(self._codes)}")
         code = self._codes[index]
-        rule, name = RULES[code], operator_name(code)
+        rule, name = RULES[code], operators.NAMES[code]
         inputs, outputs = (self._indices(table, slot) for slot in (1, 2))
         check(not {9, 10, 11, 12} & set(table.slots), f"options of {name}")
         check(table.vector(8, 4)[1] == 0, f"intermediate tensors of {name}")
