@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from keras_metaformer.layers import fast_paths
-from keras_metaformer.layers.depthwise_convolution import depthwise_convolution
+from keras_metaformer.layers.operations import depthwise_convolution
 
 SIZES = [(56, 128), (28, 256), (14, 640), (7, 1024)]  # (height = width, channels)
 

@@ -76,8 +76,8 @@ if TYPE_CHECKING:
     from keras_metaformer.models.listing import list_models
     from keras_metaformer.models.metaformer import MetaFormer
     from keras_metaformer.weights.catalogue import list_weights
+    from keras_metaformer.weights.files.readers import read_checkpoint
     from keras_metaformer.weights.porting import port_weights, to_state_dict
-    from keras_metaformer.weights.readers import read_checkpoint
     from keras_metaformer.weights.transforms import transforms_for
 
 __version__ = "0.1.0"
@@ -179,7 +179,7 @@ _NAMES = {
     "models.metaformer": "MetaFormer",
     "weights.catalogue": "list_weights",
     "weights.porting": "port_weights to_state_dict",
-    "weights.readers": "read_checkpoint",
+    "weights.files.readers": "read_checkpoint",
     "weights.transforms": "transforms_for",
 }
 _MODULE_OF = {

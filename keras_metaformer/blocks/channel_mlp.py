@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.factories import activate, make_activation
@@ -43,6 +43,8 @@ class ChannelMLP(Composite):
     Reference:
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
+
+    makes_own_output = True
 
     def __init__(
         self,
@@ -114,7 +116,7 @@ class ChannelMLP(Composite):
             for layer in (self.activation, self.project)
         ):
             return None
-        return fast_operations.star_relu_then_dense(
+        return operations.star_relu_then_dense(
             hidden,
             self.activation.scale,
             self.activation.bias,

@@ -2,19 +2,11 @@
 
 import keras
 
-from keras_metaformer.blocks.channel_mlp import ChannelMLP
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import Composite, deserialize_parts
-from keras_metaformer.layers.gated_mlp import GatedMLP
-from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.inner_call import call_inner, class_says
 from keras_metaformer.layers.layer_scale import LayerScale
-from keras_metaformer.layers.pooling_mixer import PoolingMixer
-from keras_metaformer.layers.random_mixer import RandomMixer
 from keras_metaformer.layers.res_scale import ResScale
-from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
-from keras_metaformer.layers.separable_convolution_mixer import (
-    SeparableConvolutionMixer,
-)
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 
 #: Which branches carry a learned scale: (identity branch, transforming branch).
@@ -24,17 +16,6 @@ RESIDUAL_SCALINGS = {
     "layer": (False, True),
     "branch": (True, True),
 }
-
-
-#: Layers whose output is a map that they make, and that no one else holds.
-_MAKES_ITS_OUTPUT = (
-    ChannelMLP,
-    GatedMLP,
-    PoolingMixer,
-    RandomMixer,
-    SelfAttentionMixer,
-    SeparableConvolutionMixer,
-)
 
 
 def check_residual_scaling(residual_scaling) -> str:
@@ -164,9 +145,8 @@ class ResidualBranch(Composite):
         if self.stochastic_depth is not None:
             branch = call_inner(self, self.stochastic_depth, branch, training)
         scale = None if self.residual_scale is None else self.residual_scale.scale
-        # What a layer of a user's own returns may be kept elsewhere too.
-        is_own = type(self.transform) in _MAKES_ITS_OUTPUT
-        return fast_operations.residual_sum(inputs, scale, branch, overwrite=is_own)
+        is_own = class_says(self.transform, "makes_own_output")
+        return operations.residual_sum(inputs, scale, branch, overwrite=is_own)
 
     def _branch(self, inputs, training=True):
         normalized = call_inner(self, self.norm, inputs, training)

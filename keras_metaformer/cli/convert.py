@@ -40,9 +40,7 @@ def convert(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Classes in SOURCE. Needed for .weights.h5 if not 1000."
-        ),
+        typer.Option(min=1, help="Classes that SOURCE must have; else any number."),
     ] = None,
     tag: Annotated[
         str | None,
@@ -122,9 +120,7 @@ def _loaded_model(
     source: Path, name: str, classes: int | None, row: catalogue.Checkpoint | None
 ) -> Any:
     import keras_metaformer
-    from keras_metaformer.weights.loading import KERAS_SUFFIXES, load_weights_file
-    from keras_metaformer.weights.porting import classifier_width, port_weights
-    from keras_metaformer.weights.readers import read_checkpoint
+    from keras_metaformer.weights.loading import classes_in, load_weights_file
 
     constructor = getattr(keras_metaformer, name)
     options: dict[str, Any] = {"weights": None}
@@ -137,14 +133,12 @@ def _loaded_model(
         options["classes"] = classes
     model = constructor(**options)
     try:
-        if source.name.endswith(KERAS_SUFFIXES):
-            load_weights_file(model, source)
-            return model
-        arrays = read_checkpoint(source)
-        width = classifier_width(model, arrays)
-        if width is not None and width != model.output_shape[-1] and classes is None:
+        width = classes_in(model, source)
+        if width is not None and width != model.output_shape[-1]:
+            if classes is not None:
+                raise ValueError(f"it has {width} classes, not {classes}")
             model = constructor(**{**options, "classes": width})
-        port_weights(model, arrays)
+        load_weights_file(model, source)
     except (OSError, ValueError, KeyError) as error:
         stop(f"{source} does not fit {name}: {error}", WEIGHTS)
     return model

@@ -16,7 +16,7 @@ from keras_metaformer.export import report as measure
 from keras_metaformer.export.convert import convert
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.metadata import add_metadata
+from keras_metaformer.export.metadata import add_metadata, check_transform
 from keras_metaformer.export.options import GraphOptions, ends_in_softmax
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
@@ -107,6 +107,7 @@ def to_litert(
     check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     options = _graph_options(model, input_size, mean, std, output)
     takes_pixels = options.mean is not None or _has_preprocessing(model)
+    check_transform(transform or {})
     _check_arguments(model, quantize, input_type, takes_pixels, labels)
     calibration = _checked_images("calibration_images", calibration_images, options)
     if quantize == "int8" and calibration is None:

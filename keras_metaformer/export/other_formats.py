@@ -7,6 +7,7 @@ import keras
 
 from keras_metaformer.export import files
 from keras_metaformer.export.convert import run_on_tensorflow
+from keras_metaformer.inference.folding import check_not_quantized
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike[str]) -> Path:
@@ -24,7 +25,8 @@ def to_onnx(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     Raises:
         ExportError: if Keras cannot export the model; the message has its reason.
         TypeError: if `model` is no such model.
-        ValueError: if `path` is a folder, or in none that can be written to.
+        ValueError: if `path` is a folder, or in none that can be written to, or the
+            model is quantized.
     """
     path = Path(path)
     files.check_file(path)
@@ -51,7 +53,8 @@ def to_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     Raises:
         ExportError: if Keras cannot export the model; the message has its reason.
         TypeError: if `model` is no such model.
-        ValueError: if `path` stands for something other than a SavedModel.
+        ValueError: if `path` stands for something other than a SavedModel, or the
+            model is quantized.
     """
     path = Path(path)
     files.check_saved_model(path)
@@ -68,3 +71,4 @@ def _check_model(model: keras.Model) -> None:
             "Expected a functional or sequential Keras model that knows its inputs. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
+    check_not_quantized(model, "export it")

@@ -11,7 +11,7 @@ from keras_metaformer.layers.composite import deserialize_part
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
-from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.inner_call import call_inner, class_says
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
 from keras_metaformer.names import question
@@ -128,7 +128,7 @@ def activate(
     outer: keras.layers.Layer, activation: Any, hidden: Any, training: Any = None
 ) -> Any:
     """The activation within the layer `outer`, of a map that may be overwritten."""
-    if type(activation) in (StarReLU, SquaredReLU):
+    if class_says(activation, "can_overwrite"):
         return call_inner(outer, activation, hidden, overwrite=True)
     return call_inner(outer, activation, hidden, training)
 

@@ -41,6 +41,8 @@ class GatedMLP(Composite):
         - Pay Attention to MLPs, https://arxiv.org/abs/2105.08050
     """
 
+    makes_own_output = True
+
     #: Tells a builder to ask for a known height and width even without the top.
     needs_static_size = True
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers import fast_operations, fast_paths
+from keras_metaformer.layers import fast_paths, operations
 
 #: Keras' layers whose `call` needs nothing of what `__call__` prepares.
 _STOCK = (
@@ -80,6 +80,18 @@ def call_inner(
     return layer.call(inputs, **arguments)
 
 
+def class_says(layer: Any, attribute: str) -> bool:
+    """Whether a layer's class has this attribute, and it is true.
+
+    `makes_own_output`: what the layer returns is a map that it made, and that no one
+    else holds: whoever called it may overwrite it. `can_overwrite`: its call takes
+    `overwrite=True`, by which it may do so with its input.
+
+    A user's subclass says nothing: it may keep what it returns, or take nothing more.
+    """
+    return _is_known(type(layer)) and getattr(layer, attribute, False)
+
+
 def is_prepared(outer: Any, layer: Any, inputs: Any) -> bool:
     """Whether `layer.call(inputs)` is all that is left to do."""
     if not _is_known(type(layer)) or not layer.built:
@@ -127,12 +139,12 @@ def _fast_layer_norm(layer: Any, inputs: Any) -> Any:
     """The backend's fused norm over the channels, or None."""
     if layer.rms_scaling or layer.axis not in (-1, [-1], [len(inputs.shape) - 1]):
         return None
-    return fast_operations.layer_norm(inputs, layer.gamma, layer.beta, layer.epsilon)
+    return operations.layer_norm(inputs, layer.gamma, layer.beta, layer.epsilon)
 
 
 def _dense(layer: Any, inputs: Any) -> Any:
-    outputs = fast_operations.once(
-        fast_operations.dense(inputs, layer.kernel, layer.bias)
+    outputs = operations.gradient_barrier(
+        operations.dense(inputs, layer.kernel, layer.bias)
     )
     if layer.activation in (None, keras.activations.linear):
         return outputs

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -37,6 +37,8 @@ class PoolingMixer(keras.layers.Layer):
           https://arxiv.org/abs/2111.11418
     """
 
+    makes_own_output = True
+
     def __init__(self, pool_size=3, **kwargs):
         super().__init__(**kwargs)
         self.pool_size = positive_integer("pool_size", pool_size)
@@ -46,7 +48,7 @@ class PoolingMixer(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        pooled = fast_operations.average_pool(inputs, self.pool_size)
+        pooled = operations.average_pool(inputs, self.pool_size)
         pooled -= inputs  # On torch in the memory of the means.
         return pooled
 

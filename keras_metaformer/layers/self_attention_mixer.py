@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
@@ -44,6 +44,8 @@ class SelfAttentionMixer(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
+    makes_own_output = True
+
     def __init__(self, head_dim=32, use_bias=False, **kwargs):
         super().__init__(**kwargs)
         self.head_dim = positive_integer("head_dim", head_dim)
@@ -80,7 +82,7 @@ class SelfAttentionMixer(Composite):
         qkv = ops.reshape(qkv, (-1, height * width, 3 * heads, self.head_dim))
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
-        mixed = fast_operations.attention(query, key, value)
+        mixed = operations.attention(query, key, value)
         mixed = ops.reshape(mixed, (-1, height, width, channels))
         return call_inner(self, self.output_projection, mixed)
 

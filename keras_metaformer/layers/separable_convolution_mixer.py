@@ -44,6 +44,8 @@ class SeparableConvolutionMixer(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
+    makes_own_output = True
+
     def __init__(
         self,
         kernel_size=7,

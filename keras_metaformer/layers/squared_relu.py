@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.plain_layer import PlainLayer
 
 
@@ -29,8 +29,10 @@ class SquaredReLU(PlainLayer):
           https://arxiv.org/abs/2109.08668
     """
 
+    can_overwrite = True
+
     def call(self, inputs, overwrite=False):
-        return fast_operations.squared_relu(inputs, overwrite)
+        return operations.squared_relu(inputs, overwrite)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -131,7 +131,7 @@ def IsotropicMetaFormer(
         name: str. Name of the model.
         include_preprocessing: bool. Whether the model takes pixels 0..255 and
             normalises them itself with ImageNet's mean and standard deviation.
-        activation: as in `MetaFormer`, and so are the next, each one for all blocks.
+        activation: as in `MetaFormer`, like all that follow; one for all blocks.
         norm: as in `MetaFormer`.
         norm_epsilon: as in `MetaFormer`.
         residual_scaling: as in `MetaFormer`.

@@ -44,7 +44,7 @@ class Constructor(Protocol):
         include_preprocessing: bool = False,
         *,
         source: str = "auto",
-        token_interpolation: bool = False,
+        token_interpolation: bool | Sequence[int] = False,
         dtype: Any = None,
         # Fields of the configs: each family takes those of its own.
         mixer: Any = ...,
@@ -154,14 +154,14 @@ def define_variant(
             mean=pretrained.preferred("mean", family.mean),
             std=pretrained.preferred("std", family.std),
         )
-        with dtype_policy(dtype):
-            model = family.build(
-                dataclasses.replace(config, **changes),
-                arguments,
-                pretrained.preferred("resolution", resolution),
-            )
-        pretrained.load_into(model, token_interpolation)
-        return model
+        made_of = dataclasses.replace(config, **changes)
+        size = pretrained.preferred("resolution", resolution)
+
+        def make() -> PyramidModel:
+            with dtype_policy(dtype):
+                return family.build(made_of, arguments, size)
+
+        return pretrained.build(make, token_interpolation)
 
     signature = _signature(config, options, default_name, default_weights)
     constructor.__signature__ = signature  # type: ignore[attr-defined]
@@ -238,8 +238,9 @@ def _docstring(
     Args:
         include_top: bool. Whether the classification head is on top.
         weights: None (random), a tag of `km.list_weights({name!r})`, or the path of a
-            `.weights.h5` file or of a checkpoint in a known naming. Weights asked for
-            are loaded, or an error is raised.
+            `.weights.h5` or `.keras` file or of a checkpoint in a known naming.
+            Weights asked for are loaded, or an error is raised. A first convolution
+            for three channels is adapted to the channels of `input_shape`.
         input_tensor: tensor to use as the image, or None.
         input_shape: `(height, width, channels)`; None for the resolution of the
             weights. Channels last.
@@ -254,8 +255,10 @@ def _docstring(
             normalises them itself; otherwise pass them through `preprocess_input` of
             `keras_metaformer.applications.{family.module}`.
         source: `"auto"` or `"official"`. The latter forces the authors' original file.
-        token_interpolation: bool. Whether published token-mixing matrices (MLP-Mixer,
-            ResMLP, gMLP) are resized for another image size; accuracy is not promised.
+        token_interpolation: bool, or `(height, width)`. Whether token-mixing matrices
+            (MLP-Mixer, ResMLP, gMLP) are resized for another image size; accuracy is
+            not promised. True where the weights are for square images, else the size
+            of those images in pixels.
         dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
             `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
             those of yours that have one.

@@ -119,9 +119,8 @@ def test_file_of_this_backend_and_its_runner(tmp_path):
     assert runner.takes_pixels
     expected = to_numpy(model(images().astype("float32")))
     np.testing.assert_allclose(runner.predict(images()), expected, atol=1e-5)
-    threaded = LiteRTModel(path, num_threads=2, weight_cache=tmp_path / "cache.bin")
+    threaded = LiteRTModel(path, num_threads=2, weight_cache=tmp_path / "cache")
     np.testing.assert_allclose(threaded.predict(images()), expected, atol=1e-5)
-    assert (tmp_path / "cache.bin").stat().st_size > 0
 
     picture = Image.fromarray(images()[0])
     picture.save(tmp_path / "picture.png")

@@ -5,23 +5,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from keras_metaformer.layers import fast_paths
-
-
-def _keep_freed_memory() -> None:
-    """Has the C library keep what torch frees, up to 64 MiB, for what comes next.
-
-    Maps are freed as soon as the next layer is through. glibc hands such memory back to
-    the system unless larger pieces were freed before, and fetching it anew, page by
-    page, took up to a tenth of an inference. It goes by the largest piece that it saw
-    freed, up to 32 MiB: here is one, whose pages are never touched.
-    """
-    torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")
-
-
-if fast_paths.enabled():
-    _keep_freed_memory()
-
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
     """StarReLU in two passes over the map, with one kept for the gradient."""
@@ -123,6 +106,19 @@ def average_pool(inputs: Any, size: int) -> Any:
     """The average pooling, which pads by itself."""
     outputs = functional.avg_pool2d(
         inputs.permute(0, 3, 1, 2), size, 1, size // 2, count_include_pad=False
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+    """The convolution in groups of one channel, which pads by itself."""
+    size, _, channels, multiplier = kernel.shape
+    outputs = functional.conv2d(
+        inputs.permute(0, 3, 1, 2),
+        kernel.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, size, size),
+        stride=strides,
+        padding=size // 2,
+        groups=channels,
     )
     return outputs.permute(0, 2, 3, 1)
 

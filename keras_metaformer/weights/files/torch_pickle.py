@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.zip_members import Member
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.zip_members import Member
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001

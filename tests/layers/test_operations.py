@@ -14,7 +14,7 @@ import pytest
 
 from keras_metaformer import layers
 from keras_metaformer.blocks import Downsampling, ResidualBranch
-from keras_metaformer.layers import fast_operations, fast_paths
+from keras_metaformer.layers import fast_paths, operations
 from tests.reference import formulas
 from tests.reverse_mode import with_gradients
 from tests.small_models import metaformer
@@ -54,50 +54,50 @@ def _plain_convolution(inputs, kernel, bias):
 # name: function, shapes of its tensors, shape of its outputs, the plain form if the
 # function has none.
 OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] = {
-    "star_relu": (fast_operations.star_relu, [MAP, (1,), (1,)], MAP, None),
-    "squared_relu": (fast_operations.squared_relu, [MAP], MAP, None),
-    "residual_sum": (fast_operations.residual_sum, [MAP, (8,), MAP], MAP, None),
-    "attention": (fast_operations.attention, [(2, 9, 3, 4)] * 3, (2, 9, 3, 4), None),
+    "star_relu": (operations.star_relu, [MAP, (1,), (1,)], MAP, None),
+    "squared_relu": (operations.squared_relu, [MAP], MAP, None),
+    "residual_sum": (operations.residual_sum, [MAP, (8,), MAP], MAP, None),
+    "attention": (operations.attention, [(2, 9, 3, 4)] * 3, (2, 9, 3, 4), None),
     "average_pool": (
-        lambda inputs: fast_operations.average_pool(inputs, 3),
+        lambda inputs: operations.average_pool(inputs, 3),
         [MAP],
         MAP,
         None,
     ),
     "convolution": (
-        lambda x, kernel, bias: fast_operations.convolution(x, kernel, bias, 2, 1),
+        lambda x, kernel, bias: operations.convolution(x, kernel, bias, 2, 1),
         [MAP, (3, 3, 8, 4), (4,)],
         (2, 3, 3, 4),
         _plain_convolution,
     ),
     "image_norm": (
-        lambda x, scale, bias: fast_operations.image_norm(x, scale, bias, 1e-6),
+        lambda x, scale, bias: operations.image_norm(x, scale, bias, 1e-6),
         [MAP, (8,), (8,)],
         MAP,
         _plain_image_norm,
     ),
     "layer_norm": (
-        lambda x, scale, bias: fast_operations.layer_norm(x, scale, bias, 1e-6),
+        lambda x, scale, bias: operations.layer_norm(x, scale, bias, 1e-6),
         [MAP, (8,), (8,)],
         MAP,
         _plain_layer_norm,
     ),
-    "dense": (fast_operations.dense, [MAP, (8, 4), (4,)], (*MAP[:-1], 4), None),
-    "once": (fast_operations.once, [MAP], MAP, None),
+    "dense": (operations.dense, [MAP, (8, 4), (4,)], (*MAP[:-1], 4), None),
+    "gradient_barrier": (operations.gradient_barrier, [MAP], MAP, None),
     "star_relu_then_dense": (
-        fast_operations.star_relu_then_dense,
+        operations.star_relu_then_dense,
         [MAP, (1,), (1,), (8, 4), (4,)],
         (*MAP[:-1], 4),
         _plain_star_relu_then_dense,
     ),
 }
 FAST = {
-    "torch": set(OPERATIONS) - {"star_relu_then_dense", "once"},
+    "torch": set(OPERATIONS) - {"star_relu_then_dense", "gradient_barrier"},
     "tensorflow": {
         *("star_relu", "layer_norm", "image_norm", "dense", "star_relu_then_dense"),
         "attention",
     },
-    "jax": {"star_relu", "once"},
+    "jax": {"star_relu", "gradient_barrier"},
 }[BACKEND]
 #: On TensorFlow: fast in the graphs of functions, and not there otherwise.
 IN_GRAPHS = {"layer_norm", "star_relu_then_dense"} if BACKEND == "tensorflow" else set()
@@ -108,7 +108,7 @@ FLOAT32_ALONE = {"layer_norm", "image_norm"} if BACKEND == "tensorflow" else set
 def as_with_one_dnn(monkeypatch):
     """The forms that are taken where oneDNN is on, on any machine."""
     if BACKEND == "tensorflow":
-        module: Any = fast_operations._MODULE
+        module: Any = operations._BACKEND
         monkeypatch.setattr(module, "_has_one_dnn_norm", lambda: True)
 
 
@@ -134,10 +134,9 @@ def _assert_near(actual: Any, expected: Any, relative: float) -> None:
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_each_backend_has_the_ones_that_it_is_said_to_have(name):
-    inputs = keras.ops.ones(MAP)
-    assert (fast_operations._of_backend(name, inputs) is not None) == (name in FAST)
+    assert hasattr(operations._BACKEND, name) == (name in FAST)
     with fast_paths.switched(False):
-        assert fast_operations._of_backend(name, inputs) is None
+        assert operations._fast(name, keras.ops.ones(MAP)) is None
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
@@ -168,7 +167,7 @@ def test_star_relu_like_its_formula(fast):
     inputs, scale, bias = _numbers(MAP, (1,), (1,))
     with fast_paths.switched(fast):
         tensors: Any = map(keras.ops.convert_to_tensor, (inputs, scale, bias))
-        outputs = fast_operations.star_relu(*tensors)
+        outputs = operations.star_relu(*tensors)
     _assert_near(outputs, formulas.star_relu(inputs, scale, bias), 1e-6)
 
 
@@ -176,7 +175,7 @@ def test_star_relu_like_its_formula(fast):
 def test_gradient_of_star_relu_like_finite_differences(fast):
     tensors = _numbers(MAP, (1,), (1,), MAP)
     with fast_paths.switched(fast):
-        _, *gradients = with_gradients(fast_operations.star_relu)(
+        _, *gradients = with_gradients(operations.star_relu)(
             *map(keras.ops.convert_to_tensor, tensors)
         )
     *exact, weights = (array.astype("float64") for array in tensors)
@@ -243,7 +242,7 @@ def test_star_relu_keeps_one_map_for_its_gradient():
         lambda tensor: kept.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
     ):
         inputs = torch.ones(MAP, requires_grad=True)
-        fast_operations.star_relu(inputs, torch.ones(1), torch.zeros(1))
+        operations.star_relu(inputs, torch.ones(1), torch.zeros(1))
     assert kept.count(MAP) == 1
 
 
@@ -252,19 +251,19 @@ def test_star_relu_keeps_one_map_and_has_all_derivatives_on_jax():
     import jax
 
     inputs, scale, bias = (np.ones(shape, "float32") for shape in (MAP, (1,), (1,)))
-    _, backward = jax.vjp(fast_operations.star_relu, inputs, scale, bias)
+    _, backward = jax.vjp(operations.star_relu, inputs, scale, bias)
     kept = [leaf.shape for leaf in jax.tree.leaves(backward) if hasattr(leaf, "shape")]
     assert kept.count(MAP) == 1
 
     def total(scale):
-        return fast_operations.star_relu(inputs, scale, bias).sum()
+        return operations.star_relu(inputs, scale, bias).sum()
 
     np.testing.assert_allclose(jax.jvp(total, (scale,), (scale,))[1], inputs.size)
     assert jax.hessian(total)(scale).shape == (1, 1)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="about what XLA makes of JAX's gradients")
-def test_once_puts_the_gradient_alone_into_memory():
+def test_a_gradient_barrier_puts_the_gradient_alone_into_memory():
     import jax
 
     layer = layers.SeparableConvolutionMixer()
@@ -289,10 +288,10 @@ def test_once_puts_the_gradient_alone_into_memory():
     # An infinite or missing number changes nothing, and derivatives of any kind work.
     for number in (1.0, np.inf, np.nan):
         weights = np.full(MAP, number, "float32")
-        _, backward = jax.vjp(fast_operations.once, inputs)
+        _, backward = jax.vjp(operations.gradient_barrier, inputs)
         np.testing.assert_array_equal(backward(weights)[0], weights)
     np.testing.assert_array_equal(
-        jax.jvp(fast_operations.once, (inputs,), (inputs,))[1], inputs
+        jax.jvp(operations.gradient_barrier, (inputs,), (inputs,))[1], inputs
     )
 
 
@@ -313,10 +312,8 @@ def test_star_relu_overwrites_only_what_it_may(shared):
     [
         layers.StarReLU(),
         layers.SquaredReLU(),
-        lambda x, **kw: fast_operations.residual_sum(
-            keras.ops.ones(MAP), None, x, **kw
-        ),
-        lambda x, **kw: fast_operations.residual_sum(
+        lambda x, **kw: operations.residual_sum(keras.ops.ones(MAP), None, x, **kw),
+        lambda x, **kw: operations.residual_sum(
             keras.ops.ones(MAP), keras.ops.ones(8), x, **kw
         ),
     ],
@@ -373,7 +370,7 @@ def test_compiled_image_norm_of_large_numbers(dtype):
 
     inputs = torch.randn(MAP, dtype=getattr(torch, dtype)) * 400 + 100
     norm = torch.compile(
-        lambda x: fast_operations.image_norm(x, None, None, 1e-6), backend="eager"
+        lambda x: operations.image_norm(x, None, None, 1e-6), backend="eager"
     )
     exact = inputs.double()
     expected = (exact - exact.mean((1, 2, 3), keepdim=True)) / exact.std(
@@ -386,7 +383,7 @@ def test_compiled_image_norm_of_large_numbers(dtype):
 @pytest.mark.parametrize("shape", [(2, 0, 3, 8), (0, 2, 3, 8), (3, 8)])
 def test_dense_keeps_the_axes(shape):
     (kernel,) = _numbers((8, 4))
-    assert fast_operations.dense(keras.ops.ones(shape), kernel, None).shape == (
+    assert operations.dense(keras.ops.ones(shape), kernel, None).shape == (
         *shape[:-1],
         4,
     )
@@ -398,7 +395,7 @@ def test_dense_of_a_map_of_unknown_shape():
 
     inputs, kernel = _numbers(MAP, (8, 4))
     function = _as_graph(
-        lambda x: fast_operations.dense(x, kernel, None),
+        lambda x: operations.dense(x, kernel, None),
         input_signature=[tf.TensorSpec([None] * 4)],
     )
     _assert_near(function(inputs), inputs @ kernel, 1e-5)
@@ -406,7 +403,9 @@ def test_dense_of_a_map_of_unknown_shape():
 
 _COUNT_FETCHED_PAGES = """
 import resource, torch
-import keras_metaformer.layers
+from keras_metaformer.layers import fast_paths
+
+fast_paths.keep_freed_memory()
 
 def fetched():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -425,10 +424,9 @@ print(fetched() - before)
     platform.libc_ver()[0] != "glibc", reason="about what glibc does with freed memory"
 )
 def test_freed_memory_is_kept_for_the_next_maps():
-    # Switched off, it is fetched anew or kept by chance, as imports have freed before.
+    # Without, it is fetched anew or kept by chance, as imports have freed before.
     printed = subprocess.run(
         [sys.executable, "-c", _COUNT_FETCHED_PAGES],
-        env={**os.environ, fast_paths.ENVIRONMENT_VARIABLE: "1"},
         capture_output=True,
         text=True,
         check=True,
@@ -453,16 +451,21 @@ def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's optimizer")
 @pytest.mark.parametrize("one_dnn", ["0", "1"])
-def test_layer_norm_has_its_form_where_that_becomes_one_operation(one_dnn):
+def test_forms_are_taken_where_they_become_one_operation(one_dnn):
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.layers.layer_norm_on_tensorflow"],
+        [sys.executable, "-m", "tests.layers.optimized_graphs"],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": one_dnn},
         capture_output=True,
         text=True,
         check=True,
         cwd=Path(__file__).parents[2],
     ).stdout
-    cases = json.loads(printed.splitlines()[-1])
+    report = json.loads(printed.splitlines()[-1])
+    # The bias is added within the matrix product.
+    (product,) = (name for name in report["dense"] if "MatMul" in name)
+    assert "Fused" in product
+    assert "BiasAdd" not in report["dense"]
+    cases = report["layer_norm"]
     assert len(cases) == 12
     assert all(case["error"] < 3e-6 for case in cases)
     # Every case alike: as one operation where oneDNN is on, and otherwise not at all.

@@ -14,10 +14,10 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from keras_metaformer.weights import torch_pickle
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.torch_pickle import PickledDict, Tensor, TorchFile
-from keras_metaformer.weights.zip_members import Member, read_members, unpack_into
+from keras_metaformer.weights.files import torch_pickle
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.torch_pickle import PickledDict, Tensor, TorchFile
+from keras_metaformer.weights.files.zip_members import Member, read_members, unpack_into
 
 # Entries of a training checkpoint that hold a state dict, the first found is taken.
 _PLAIN_ENTRIES = ("state_dict", "model", "model_state_dict", "net", "module")

@@ -1,10 +1,16 @@
-"""Operations that some backends compute faster than through Keras' own.
+"""The operations of the layers, in the form that is fast on the backend in use.
 
-Each function here is what a layer calls; it takes the form of the backend in use where
-there is one and `fast_paths` are enabled, and else Keras' own operations. The two agree
-to rounding. The backends' modules are imported on their backend only.
+Each function here is what a layer calls. A backend's module (`tensorflow_backend.py`,
+`jax_backend.py`, `torch_backend.py`) holds its faster forms, as functions of the same
+names. A form may be one for some dtypes, devices or compilers: where it is not for
+what is asked, it returns None, as if the module had no such function. Then, and where
+`fast_paths` are off, Keras' own operations are taken; the two agree to rounding. A
+function here that returns None in turn says so: what it stands for is a Keras layer,
+which its caller calls instead.
 """
 
+import importlib
+import importlib.util
 from typing import Any
 
 import keras
@@ -12,7 +18,23 @@ from keras import ops
 
 from keras_metaformer.layers import fast_paths
 
-_MODULE = fast_paths.backend_module(__name__)
+
+def _backend_module() -> Any:
+    """The module of the backend in use, or None for one that has none, as OpenVINO."""
+    name = f"{__name__}.{keras.backend.backend()}_backend"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+# On import, as torch.compile would see it in the call of a layer.
+_BACKEND = _backend_module()
+
+
+def _fast(name: str, inputs: Any, *arguments: Any) -> Any:
+    """What the backend's form of an operation gives, or None where it has none here."""
+    if not fast_paths.enabled() or isinstance(inputs, keras.KerasTensor):
+        return None
+    form = getattr(_BACKEND, name, None)
+    return None if form is None else form(inputs, *arguments)
 
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> Any:
@@ -30,10 +52,10 @@ def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool = False) -> An
         Tensor of the inputs' shape and dtype.
     """
     scale, bias = _like(inputs, scale, bias)
-    fast = _of_backend("star_relu", inputs)
-    if fast is not None:
-        return fast(inputs, scale, bias, overwrite)
-    return scale * ops.square(ops.relu(inputs)) + bias
+    outputs = _fast("star_relu", inputs, scale, bias, overwrite)
+    if outputs is None:
+        return scale * ops.square(ops.relu(inputs)) + bias
+    return outputs
 
 
 def squared_relu(inputs: Any, overwrite: bool = False) -> Any:
@@ -46,10 +68,8 @@ def squared_relu(inputs: Any, overwrite: bool = False) -> Any:
     Returns:
         Tensor of the inputs' shape and dtype.
     """
-    fast = _of_backend("squared_relu", inputs)
-    if fast is not None:
-        return fast(inputs, overwrite)
-    return ops.square(ops.relu(inputs))
+    outputs = _fast("squared_relu", inputs, overwrite)
+    return ops.square(ops.relu(inputs)) if outputs is None else outputs
 
 
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool = False) -> Any:
@@ -65,10 +85,10 @@ def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool = False) 
         Tensor of the same shape and dtype.
     """
     (scale,) = _like(inputs, scale)
-    fast = _of_backend("residual_sum", inputs)
-    if fast is not None:
-        return fast(inputs, scale, branch, overwrite)
-    return (inputs if scale is None else inputs * scale) + branch
+    outputs = _fast("residual_sum", inputs, scale, branch, overwrite)
+    if outputs is None:
+        return (inputs if scale is None else inputs * scale) + branch
+    return outputs
 
 
 def attention(query: Any, key: Any, value: Any) -> Any:
@@ -82,10 +102,8 @@ def attention(query: Any, key: Any, value: Any) -> Any:
     Returns:
         Tensor of the same shape.
     """
-    fast = _of_backend("attention", query)
-    if fast is not None:
-        return fast(query, key, value)
-    return ops.dot_product_attention(query, key, value)
+    outputs = _fast("attention", query, key, value)
+    return ops.dot_product_attention(query, key, value) if outputs is None else outputs
 
 
 def average_pool(inputs: Any, size: int) -> Any:
@@ -98,10 +116,36 @@ def average_pool(inputs: Any, size: int) -> Any:
     Returns:
         Tensor of the inputs' shape.
     """
-    fast = _of_backend("average_pool", inputs)
-    if fast is not None:
-        return fast(inputs, size)
-    return ops.average_pool(inputs, size, strides=1, padding="same")
+    outputs = _fast("average_pool", inputs, size)
+    if outputs is None:
+        return ops.average_pool(inputs, size, strides=1, padding="same")
+    return outputs
+
+
+def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+    """Depthwise convolution, padded by half the kernel on every side.
+
+    On CPUs JAX, and TensorFlow under XLA, add up shifted maps, with gradients of their
+    own (to first order, in reverse mode).
+
+    Args:
+        inputs: float tensor `(batch, height, width, channels)`.
+        kernel: float tensor `(size, size, channels, depth_multiplier)`, size odd.
+        strides: int. Step in both directions, in pixels.
+
+    Returns:
+        Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
+        sizes rounded up, of the inputs' dtype.
+    """
+    kernel = ops.convert_to_tensor(kernel, inputs.dtype)
+    outputs = _fast("depthwise_convolution", inputs, kernel, strides)
+    if outputs is not None:
+        return outputs
+    if strides == 1:  # "same" is then symmetric, and the backends are fast at it.
+        return ops.depthwise_conv(inputs, kernel, padding="same")
+    half = kernel.shape[0] // 2
+    padded = ops.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
+    return ops.depthwise_conv(padded, kernel, strides=strides, padding="valid")
 
 
 def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int) -> Any:
@@ -116,13 +160,9 @@ def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int)
 
     Returns:
         Tensor `(batch, output_height, output_width, filters)` of the inputs' dtype, or
-        None where Keras' own layer is to be used.
+        None.
     """
-    fast = _of_backend("convolution", inputs)
-    if fast is None:
-        return None
-    kernel, bias = _like(inputs, kernel, bias)
-    return fast(inputs, kernel, bias, strides, padding)
+    return _fast("convolution", inputs, *_like(inputs, kernel, bias), strides, padding)
 
 
 def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
@@ -135,10 +175,9 @@ def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         epsilon: float. Added to the variance.
 
     Returns:
-        Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
-        used.
+        Tensor of the inputs' shape and dtype, or None.
     """
-    return _norm("image_norm", inputs, scale, bias, epsilon)
+    return _fast("image_norm", inputs, *_like(inputs, scale, bias), epsilon)
 
 
 def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
@@ -151,15 +190,9 @@ def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         epsilon: float. Added to the variance.
 
     Returns:
-        Tensor of the inputs' shape and dtype, or None where Keras' own layer is to be
-        used.
+        Tensor of the inputs' shape and dtype, or None.
     """
-    return _norm("layer_norm", inputs, scale, bias, epsilon)
-
-
-def _norm(name: str, inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
-    fast = _of_backend(name, inputs)
-    return None if fast is None else fast(inputs, *_like(inputs, scale, bias), epsilon)
+    return _fast("layer_norm", inputs, *_like(inputs, scale, bias), epsilon)
 
 
 def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
@@ -174,15 +207,15 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
         Tensor `(..., units)` of the inputs' dtype.
     """
     kernel, bias = _like(inputs, kernel, bias)
-    fast = _of_backend("dense", inputs)
-    if fast is not None:
-        return fast(inputs, kernel, bias)
+    outputs = _fast("dense", inputs, kernel, bias)
+    if outputs is not None:
+        return outputs
     outputs = ops.matmul(inputs, kernel)
     return outputs if bias is None else outputs + bias
 
 
-def once(outputs: Any) -> Any:
-    """The outputs of a dense layer, whose gradient is computed once for all its uses.
+def gradient_barrier(outputs: Any) -> Any:
+    """A dense layer's outputs, whose gradient is computed once for all of its uses.
 
     Args:
         outputs: float tensor of any shape.
@@ -190,8 +223,8 @@ def once(outputs: Any) -> Any:
     Returns:
         The same.
     """
-    fast = _of_backend("once", outputs)
-    return outputs if fast is None else fast(outputs)
+    behind = _fast("gradient_barrier", outputs)
+    return outputs if behind is None else behind
 
 
 def star_relu_then_dense(
@@ -210,10 +243,8 @@ def star_relu_then_dense(
         Tensor `(..., units)` of the inputs' dtype, or None where the two are to be
         computed one after the other.
     """
-    fast = _of_backend("star_relu_then_dense", inputs)
-    if fast is None:
-        return None
-    return fast(inputs, *_like(inputs, scale, bias, kernel, dense_bias))
+    weights = _like(inputs, scale, bias, kernel, dense_bias)
+    return _fast("star_relu_then_dense", inputs, *weights)
 
 
 def _like(inputs: Any, *weights: Any) -> list[Any]:
@@ -227,10 +258,3 @@ def _tensor(weight: Any, dtype: Any) -> Any:
     if weight is None or weight.dtype == dtype:
         return weight
     return ops.convert_to_tensor(weight, dtype)
-
-
-def _of_backend(name: str, inputs: Any) -> Any:
-    """The backend's function of this name, or None where Keras' own is to be used."""
-    if not fast_paths.enabled() or isinstance(inputs, keras.KerasTensor):
-        return None
-    return getattr(_MODULE, name, None)

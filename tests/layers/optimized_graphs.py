@@ -1,6 +1,6 @@
-"""What TensorFlow makes of the layer norm, in this process: printed as JSON.
+"""What TensorFlow's optimizer makes of our forms, in this process: printed as JSON.
 
-Run by `test_fast_operations.py` in processes of their own, as TensorFlow decides once
+Run by `test_operations.py` in processes of their own, as TensorFlow decides once
 in a process whether oneDNN is on.
 """
 
@@ -13,14 +13,14 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from keras_metaformer.layers import fast_operations
-from keras_metaformer.layers.fast_operations import tensorflow_backend
+from keras_metaformer.layers import operations
+from keras_metaformer.layers.operations import tensorflow_backend
 from tests.reference import formulas
 
 SHAPES = [(2, 7, 5, 8), (None, 7, 5, 8), (2, 9, 300)]
 
 
-def report(shape: tuple[Any, ...], with_bias: bool, with_gradient: bool) -> dict:
+def layer_norm(shape: tuple[Any, ...], with_bias: bool, with_gradient: bool) -> dict:
     """Whether a norm was taken, how many became one operation, and the error."""
     random = np.random.default_rng(0)
     numbers, scale, bias = (
@@ -32,7 +32,7 @@ def report(shape: tuple[Any, ...], with_bias: bool, with_gradient: bool) -> dict
 
     def norm(inputs):
         hidden = tf.nn.relu(inputs)  # So that something comes before, as in models.
-        taken.append(fast_operations.layer_norm(hidden, *arguments) is not None)
+        taken.append(operations.layer_norm(hidden, *arguments) is not None)
         # Without a choice: what would become of the form here?
         return _without_choice(hidden, *arguments)
 
@@ -46,22 +46,32 @@ def report(shape: tuple[Any, ...], with_bias: bool, with_gradient: bool) -> dict
         with_its_gradient if with_gradient else norm,
         input_signature=[tf.TensorSpec(shape)],
     )
-    outputs, operations = _operations_that_run(function, tf.constant(numbers))
+    outputs, names = _operations_that_run(function, tf.constant(numbers))
     outputs = outputs[0] if with_gradient else outputs
     rectified = np.maximum(numbers, 0).astype("float64")
     expected = scale * formulas.normalize(rectified, -1, 1e-6) + with_bias * bias
     return {
         "taken": taken[0],
-        "fused": operations.count("_MklLayerNorm"),
+        "fused": names.count("_MklLayerNorm"),
         "error": float(np.abs(outputs - expected).max() / np.abs(expected).max()),
     }
+
+
+def dense() -> list[str]:
+    """The operations that a dense layer with a bias becomes."""
+    kernel, bias = tf.Variable(tf.ones((8, 4))), tf.Variable(tf.ones(4))
+    function: Any = tf.function(
+        lambda inputs: operations.dense(tf.nn.relu(inputs), kernel, bias),
+        input_signature=[tf.TensorSpec((None, 7, 5, 8))],
+    )
+    return _operations_that_run(function, tf.ones((2, 7, 5, 8)))[1]
 
 
 def _without_choice(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     choice = tensorflow_backend._has_one_dnn_norm
     tensorflow_backend._has_one_dnn_norm = lambda: True
     try:
-        return fast_operations.layer_norm(inputs, scale, bias, epsilon)
+        return operations.layer_norm(inputs, scale, bias, epsilon)
     finally:
         tensorflow_backend._has_one_dnn_norm = choice
 
@@ -80,4 +90,5 @@ def _operations_that_run(function: Any, inputs: Any) -> tuple[Any, list[str]]:
 
 if __name__ == "__main__":
     cases = itertools.product(SHAPES, (True, False), (True, False))
-    json.dump([report(*case) for case in cases], sys.stdout)
+    report = {"layer_norm": [layer_norm(*case) for case in cases], "dense": dense()}
+    json.dump(report, sys.stdout)
