@@ -152,7 +152,7 @@ def measure(
 
     outcomes = compare(jobs, start, repetitions, progress)
     for outcome in outcomes:
-        found = outcome.memory.get("package")
+        found = outcome.memory.get("package", "")
         if outcome.status == "ok" and Path(found).parent != Path(outcome.job.folder):
             raise RuntimeError(f"{outcome.job.label} ran the package in {found}")
     return outcomes
@@ -342,7 +342,9 @@ def main(
                     )
                 )
                 rows = [
-                    make_row(*each, found) for each, found in pairs.items() if found
+                    make_row(case, contender, found)
+                    for (case, contender), found in pairs.items()
+                    if found
                 ]
                 about = {"before": commits[0], "after": commits[1], **environment}
                 if csv_file is not None:

@@ -25,41 +25,49 @@ SIZES = [(56, 128), (28, 256), (14, 640), (7, 1024)]  # (height = width, channel
 
 def make_functions(inputs, kernel, gradient, xla):
     """`{"forward": ..., "training": ...}`, callables that return when done."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
+    make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
+    return make[keras.backend.backend()](inputs, kernel, gradient, xla)
 
-        forward = jax.jit(lambda x, k: depthwise_convolution(x, k, 1))
 
-        def training(x, k, g):
-            _, backward = jax.vjp(lambda x, k: depthwise_convolution(x, k, 1), x, k)
-            return backward(g)
+def _on_jax(inputs, kernel, gradient, xla):
+    import jax
 
-        training = jax.jit(training)
-        return {
-            "forward": lambda: jax.block_until_ready(forward(inputs, kernel)),
-            "training": lambda: jax.block_until_ready(
-                training(inputs, kernel, gradient)
-            ),
-        }
-    if backend == "tensorflow":
-        import tensorflow as tf
+    @jax.jit
+    def forward(x, k):
+        return depthwise_convolution(x, k, 1)
 
-        @tf.function(jit_compile=xla)
-        def forward(x, k):
-            return depthwise_convolution(x, k, 1)
+    @jax.jit
+    def training(x, k, g):
+        _, backward = jax.vjp(lambda x, k: depthwise_convolution(x, k, 1), x, k)
+        return backward(g)
 
-        @tf.function(jit_compile=xla)
-        def training(x, k, g):
-            with tf.GradientTape() as tape:
-                tape.watch((x, k))
-                outputs = depthwise_convolution(x, k, 1)
-            return tape.gradient(outputs, (x, k), g)
+    return {
+        "forward": lambda: jax.block_until_ready(forward(inputs, kernel)),
+        "training": lambda: jax.block_until_ready(training(inputs, kernel, gradient)),
+    }
 
-        return {
-            "forward": lambda: forward(inputs, kernel).numpy(),
-            "training": lambda: [t.numpy() for t in training(inputs, kernel, gradient)],
-        }
+
+def _on_tensorflow(inputs, kernel, gradient, xla):
+    import tensorflow as tf
+
+    @tf.function(jit_compile=xla)
+    def forward(x, k):
+        return depthwise_convolution(x, k, 1)
+
+    @tf.function(jit_compile=xla)
+    def training(x, k, g):
+        with tf.GradientTape() as tape:
+            tape.watch((x, k))
+            outputs = depthwise_convolution(x, k, 1)
+        return tape.gradient(outputs, (x, k), g)
+
+    return {
+        "forward": lambda: forward(inputs, kernel).numpy(),
+        "training": lambda: [t.numpy() for t in training(inputs, kernel, gradient)],
+    }
+
+
+def _on_torch(inputs, kernel, gradient, xla):
     import torch
 
     synchronize = torch.cuda.synchronize if inputs.is_cuda else lambda: None

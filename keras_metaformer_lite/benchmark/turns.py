@@ -203,6 +203,6 @@ def compare(
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
     """The first quartile, the median and the third quartile."""
     if len(values) == 1:
-        return (values[0],) * 3
+        return values[0], values[0], values[0]
     first, median, third = statistics.quantiles(values, n=4, method="inclusive")
     return first, median, third
