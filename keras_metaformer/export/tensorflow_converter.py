@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_metaformer.export.convert import SIGNATURE, GraphOptions, ends_in_softmax
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.graph import Value, has_rule, lower_model
+from keras_metaformer.export.graph import Value, is_traced, lower_model
 from keras_metaformer.inference.folding import fold
 
 
@@ -82,7 +82,7 @@ def _explanation(model: keras.Model, error: Exception) -> str:
         f"{type(layer).__name__} ({layer.name!r})"
         for layer in model._flatten_layers(include_self=False)
         if type(layer).__module__.split(".")[0] not in ("keras", "keras_metaformer")
-        and not has_rule(layer)
+        and is_traced(layer)
     ]
     message = "The model cannot be converted to TFLite's own operators."
     if operators:

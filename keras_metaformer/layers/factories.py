@@ -10,7 +10,6 @@ from keras_metaformer.layers.composite import deserialize_part
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
 
@@ -84,15 +83,6 @@ ACTIVATIONS: dict[str, LayerFactory] = {
 def make_activation(spec: Any, dtype: Any = None) -> keras.layers.Layer:
     """A fresh activation layer; see `make_layer` for what `spec` may be."""
     return make_layer("activation", spec, ACTIVATIONS, dtype)
-
-
-def activate(
-    outer: keras.layers.Layer, activation: Any, hidden: Any, training: Any = None
-) -> Any:
-    """The activation within the layer `outer`, of a map that may be overwritten."""
-    if type(activation) in (StarReLU, SquaredReLU):
-        return call_inner(outer, activation, hidden, overwrite=True)
-    return call_inner(outer, activation, hidden, training)
 
 
 def _layer_norm(use_bias, epsilon, dtype):

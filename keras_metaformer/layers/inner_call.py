@@ -80,6 +80,18 @@ def call_inner(
     return layer.call(inputs, **arguments)
 
 
+def class_says(layer: Any, attribute: str) -> bool:
+    """Whether a layer's class has this attribute, and it is true.
+
+    `makes_own_output`: what the layer returns is a map that it made, and that no one
+    else holds: whoever called it may overwrite it. `can_overwrite`: its call takes
+    `overwrite=True`, by which it may do so with its input.
+
+    A user's subclass says nothing: it may keep what it returns, or take nothing more.
+    """
+    return _is_known(type(layer)) and getattr(layer, attribute, False)
+
+
 def is_prepared(outer: Any, layer: Any, inputs: Any) -> bool:
     """Whether `layer.call(inputs)` is all that is left to do."""
     if not _is_known(type(layer)) or not layer.built:

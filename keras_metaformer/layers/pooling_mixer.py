@@ -37,6 +37,8 @@ class PoolingMixer(keras.layers.Layer):
           https://arxiv.org/abs/2111.11418
     """
 
+    makes_own_output = True
+
     def __init__(self, pool_size=3, **kwargs):
         super().__init__(**kwargs)
         self.pool_size = positive_integer("pool_size", pool_size)

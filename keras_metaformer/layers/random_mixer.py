@@ -37,6 +37,8 @@ class RandomMixer(keras.layers.Layer):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
+    makes_own_output = True
+
     #: Tells a builder to ask for a known height and width even without the top.
     needs_static_size = True
 

@@ -6,14 +6,14 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import fast_operations
-from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SelfAttentionMixer(Composite):
+class SelfAttentionMixer(LayerWithParts):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
     Every position of the map is a token. Queries, keys and values come from one linear
@@ -43,6 +43,8 @@ class SelfAttentionMixer(Composite):
         - Attention Is All You Need, https://arxiv.org/abs/1706.03762
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
+
+    makes_own_output = True
 
     def __init__(self, head_dim=32, use_bias=False, **kwargs):
         super().__init__(**kwargs)

@@ -29,6 +29,8 @@ class SquaredReLU(PlainLayer):
           https://arxiv.org/abs/2109.08668
     """
 
+    can_overwrite = True
+
     def call(self, inputs, overwrite=False):
         return fast_operations.squared_relu(inputs, overwrite)
 

@@ -48,6 +48,8 @@ class StarReLU(keras.layers.Layer):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
+    can_overwrite = True
+
     def __init__(
         self,
         initial_values: Any = "code",
