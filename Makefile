@@ -3,7 +3,8 @@
 # make test-all  with the long ones
 # make lint      formatting, lint, types
 # make web       the page in the browser, with the demo's model (or MODEL=file.tflite)
-# make peers     an environment with timm, for `keras-metaformer benchmark`
+# make benchmark the models' speed beside other libraries, see benchmarks/README.md
+# make peers     an environment with timm, for `make benchmark`
 # make clean     the environments and everything built
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ STAMP := $(VENV)/.installed
 PAGE := applications/web/build/worker.js
 MODULES := applications/web/node_modules/.package-lock.json
 
-.PHONY: demo test test-all lint web page peers clean
+.PHONY: demo test test-all lint web page benchmark peers clean
 
 demo: $(STAMP)
 	$(BIN)/keras-metaformer demo --output demo_output
@@ -52,6 +53,9 @@ $(MODULES): applications/web/package-lock.json
 
 demo_output/digits.tflite:
 	$(MAKE) demo
+
+benchmark: $(STAMP)
+	$(BIN)/python -m benchmarks $(ARGUMENTS)
 
 peers:
 	$(PYTHON) benchmarks/make_peers.py

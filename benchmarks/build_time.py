@@ -1,6 +1,6 @@
 """Prints how long each constructor takes to build its model, without loading weights.
 
-Run: KERAS_BACKEND=jax python benchmarks/build_time.py [PATTERN]
+Run: KERAS_BACKEND=jax python -m benchmarks.build_time [PATTERN]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Times the depthwise convolution alone, fast path against Keras' own operation.
 
-    KERAS_BACKEND=jax python benchmarks/depthwise_probe.py --batch 8 --repeats 11
+    KERAS_BACKEND=jax python -m benchmarks.depthwise_probe --batch 8 --repeats 11
 
 At the four sizes of ConvFormer-S18's maps at 224: the values (forward), and the values
 with both gradients (training), compiled as a whole. TensorFlow runs them as a graph,
@@ -18,7 +18,7 @@ import keras
 import numpy as np
 
 from keras_metaformer.layers import fast_paths
-from keras_metaformer.layers.depthwise_convolution import depthwise_convolution
+from keras_metaformer.layers.operations import depthwise_convolution
 
 SIZES = [(56, 128), (28, 256), (14, 640), (7, 1024)]  # (height = width, channels)
 

@@ -1,10 +1,10 @@
 """Latency of our LiteRT files against Keras' own export, in one interleaved run.
 
-    python benchmarks/litert.py ConvFormerS18 --csv times.csv --page docs/mobile.md
+    python -m benchmarks.litert ConvFormerS18 --csv times.csv --page docs/mobile.md
 
 Both files have batch 1, the same static input and builtin operators only. "stock" is
 what `model.export(format="litert")` gives for the model written with stock Keras
-layers (`keras_metaformer.benchmark.stock`), "tensorflow" our model in a `tf.function`
+layers (`benchmarks.stock`), "tensorflow" our model in a `tf.function`
 at batch 1, on all cores, and "products" a file with the matrix products of the model
 and nothing else, below which only faster products could get. All take turns, so that
 another load on the machine hits all alike; compare the rows of one run only. The
@@ -22,13 +22,14 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from page import around, replace
 
 import keras_metaformer as km
-from keras_metaformer.benchmark.environment import describe_environment
-from keras_metaformer.benchmark.matrix_products import MatrixProduct, matrix_products
-from keras_metaformer.benchmark.stock import stock_model
-from keras_metaformer.export.convert import GraphOptions, convert
+from benchmarks.environment import describe_environment
+from benchmarks.matrix_products import MatrixProduct, matrix_products
+from benchmarks.stock import stock_model
+from keras_metaformer.export.convert import convert
+from keras_metaformer.export.options import GraphOptions
+from scripts.page import around, replace
 
 
 def keras_export(model: keras.Model, folder: Path) -> bytes:

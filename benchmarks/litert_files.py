@@ -3,7 +3,7 @@
     for name in tensorflow jax torch; do
       KERAS_BACKEND=$name pytest tests/export/test_families.py --junitxml $name.xml
     done
-    python benchmarks/litert_files.py tensorflow.xml jax.xml torch.xml
+    python -m benchmarks.litert_files tensorflow.xml jax.xml torch.xml
 
 Each report is what `to_litert` measured on a file of the smallest model of a family.
 """
@@ -15,7 +15,7 @@ import json
 from pathlib import Path
 from xml.etree import ElementTree
 
-from page import around, replace
+from scripts.page import around, replace
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "mobile.md"

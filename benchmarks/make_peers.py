@@ -1,7 +1,7 @@
 """Makes the environment of the models we are compared with: torch and timm.
 
     python benchmarks/make_peers.py            # or: make peers
-    keras-metaformer benchmark CAFormerS18     # finds .venv-peers by itself
+    python -m benchmarks CAFormerS18           # finds .venv-peers by itself
 
 It stays apart from `.venv`: no test needs it, and nothing in it can change what the
 package is tested with. torch.compile needs a C++ compiler besides (gcc on Linux).

@@ -1,6 +1,6 @@
 """Peak memory and time of a training step, with gradient checkpointing and without.
 
-    python benchmarks/training_memory.py CAFormerB36 --resolution 384 --batch 1
+    python -m benchmarks.training_memory CAFormerB36 --resolution 384 --batch 1
 
 Each setting runs in a process of its own, whose largest resident memory (frameworks,
 weights and optimizer included) is read at the end. SGD with momentum, float32. On
@@ -67,7 +67,14 @@ def main() -> None:
             print(json.dumps(row))
             continue
         for setting in ("off", "on"):
-            command = [sys.executable, __file__, name, "--one", setting]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.training_memory",
+                name,
+                "--one",
+                setting,
+            ]
             command += ["--resolution", str(arguments.resolution)]
             command += ["--batch", str(arguments.batch)]
             result = subprocess.run(

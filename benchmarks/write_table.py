@@ -1,7 +1,7 @@
 """Writes the results table into docs/performance.md, from the command's CSV files.
 
-python benchmarks/write_table.py                  # all of benchmarks/results
-python benchmarks/write_table.py run.csv --check  # fails if the page is not current
+python -m benchmarks.write_table                  # all of benchmarks/results
+python -m benchmarks.write_table run.csv --check  # fails if the page is not current
 """
 
 import argparse
@@ -9,7 +9,7 @@ import csv
 import sys
 from pathlib import Path
 
-from page import around, replace
+from scripts.page import around, put
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "performance.md"
@@ -51,7 +51,7 @@ def _section(file: Path) -> str:
     for (mode, dtype, device, resolution), found in groups.items():
         lines += [
             f"{mode.capitalize()}, {dtype}, {device}, {resolution} pixels: "
-            "milliseconds per batch (ratio to the baseline; ratio to the roof).",
+            "milliseconds per batch (ratio to the baseline; ratio to the roofline).",
             "",
             *_table(found),
             "",
@@ -87,7 +87,7 @@ def _cell(row: dict) -> str:
         return row["status"]
     ratios = "; ".join(
         f"{float(row[name]):.2f}" if row[name] else "-"
-        for name in ("ratio", "roof_ratio")
+        for name in ("ratio", "roofline_ratio")
     )
     is_baseline = row["contender"] == row["baseline"]
     median = f"{float(row['median_ms']):.4g}"
@@ -103,15 +103,7 @@ def main() -> int:
     files = arguments.files or sorted((HERE / "results").glob("*.csv"))
     before, after = around(arguments.page, START, END)
     wanted = f"{before}\n{results(files)}\n{after}"
-    if arguments.check:
-        is_current = arguments.page.read_text(encoding="utf-8") == wanted
-        if not is_current:
-            print(
-                f"{arguments.page.name}: the results are not current.", file=sys.stderr
-            )
-        return int(not is_current)
-    replace(arguments.page, wanted)
-    return 0
+    return put(arguments.page, wanted, "the results", arguments.check)
 
 
 if __name__ == "__main__":

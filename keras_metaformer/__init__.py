@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from keras_metaformer.keras_import import when_keras_is_imported
+from keras_metaformer.names import question
 
 if TYPE_CHECKING:
     from keras_metaformer import applications, blocks, export, layers
@@ -75,8 +76,8 @@ if TYPE_CHECKING:
     from keras_metaformer.models.listing import list_models
     from keras_metaformer.models.metaformer import MetaFormer
     from keras_metaformer.weights.catalogue import list_weights
+    from keras_metaformer.weights.files.readers import read_checkpoint
     from keras_metaformer.weights.porting import port_weights, to_state_dict
-    from keras_metaformer.weights.readers import read_checkpoint
     from keras_metaformer.weights.transforms import transforms_for
 
 __version__ = "0.1.0"
@@ -178,7 +179,7 @@ _NAMES = {
     "models.metaformer": "MetaFormer",
     "weights.catalogue": "list_weights",
     "weights.porting": "port_weights to_state_dict",
-    "weights.readers": "read_checkpoint",
+    "weights.files.readers": "read_checkpoint",
     "weights.transforms": "transforms_for",
 }
 _MODULE_OF = {
@@ -190,14 +191,15 @@ def __getattr__(name: str) -> Any:
     if name in _SUBPACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        hint = question(name, __all__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{hint}")
     module = importlib.import_module(f"{__name__}.{_MODULE_OF[name]}")
     globals()[name] = getattr(module, name)
     return globals()[name]
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 def _import_all() -> None:

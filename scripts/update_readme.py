@@ -1,16 +1,22 @@
 """Writes the model table into README.md, from the registry and the catalogue.
 
-`--check` writes nothing and fails if the table is not current.
+And `models.json`, the part of the registry that is read without Keras. `--check` writes
+nothing and fails if one of them is not current.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
+import keras_metaformer  # noqa: F401 - which fills the registry
 from keras_metaformer.models import registry
 from keras_metaformer.weights import catalogue
+from scripts.page import around, put
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+MODELS = ROOT / "keras_metaformer" / "models" / "models.json"
 START = "<!-- model table: written by scripts/update_readme.py -->\n"
 END = "<!-- end of the model table -->\n"
 TAGS = (
@@ -39,25 +45,25 @@ def model_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def current(text: str) -> str:
-    """The README's text with the table as it should be."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return f"{before}{START}\n{model_table()}\n{END}{after}"
+def model_rows() -> str:
+    """The registry as JSON, one model a line."""
+    keys = ("name", "family", "parameters", "macs", "resolution")
+    variants = map(registry.get, registry.names())
+    rows = [{key: getattr(variant, key) for key in keys} for variant in variants]
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    wanted = current(text)
-    if arguments.check:
-        if text != wanted:
-            print("README.md: the model table is not current.", file=sys.stderr)
-        return int(text != wanted)
-    README.write_text(wanted, encoding="utf-8")
-    return 0
+    before, after = around(README, START, END)
+    table = f"{before}\n{model_table()}\n{after}"
+    check = arguments.check
+    return int(
+        put(README, table, "the model table", check)
+        or put(MODELS, model_rows(), "the list of models", check)
+    )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What README.md and docs say is true: every block of code in them runs to its end."""
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -16,6 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 import keras_metaformer as km
+from benchmarks.__main__ import app as benchmarks
 from keras_metaformer.cli import app
 from keras_metaformer.data.examples import photograph_files
 from keras_metaformer.weights import catalogue
@@ -144,7 +146,7 @@ def test_commands_run_to_their_end(page, files):
         elif program == "pip":
             check_extras(arguments)
         elif Path(program).name == "python":
-            assert (ROOT / arguments[0]).is_file(), words
+            check_program(arguments)
         else:
             assert Path(program).name == "keras-metaformer", words
             parse(arguments) if arguments[0] in LONG else run(arguments)
@@ -160,6 +162,18 @@ def parse(arguments: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     verb, *arguments = arguments
     command.commands[verb].make_context(verb, arguments)
+
+
+def check_program(arguments: list[str]) -> None:
+    """A script, or a module of the checkout; `python -m benchmarks` is parsed too."""
+    if arguments[0] != "-m":
+        assert (ROOT / arguments[0]).is_file(), arguments
+        return
+    module, arguments = arguments[1], arguments[2:]
+    assert importlib.util.find_spec(module) is not None, module
+    if module == "benchmarks":
+        command: Any = typer.main.get_command(benchmarks)
+        command.make_context(module, arguments)
 
 
 def check_target(target: str) -> None:
@@ -187,13 +201,16 @@ def test_wrong_commands_would_be_noticed(files):
 
 @ONCE
 def test_the_model_table_is_current():
-    script = ROOT / "scripts" / "update_readme.py"
+    script = "scripts.update_readme"
 
     check = subprocess.run(
-        [sys.executable, script, "--check"], capture_output=True, text=True
+        [sys.executable, "-m", script, "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
 
-    assert check.returncode == 0, f"run {script}\n{check.stderr}"
+    assert check.returncode == 0, f"run python -m {script}\n{check.stderr}"
 
 
 @ONCE

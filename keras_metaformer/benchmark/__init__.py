@@ -1,1 +1,1 @@
-"""Speed and memory of our models beside others', measured in turns."""
+"""Which form of a model is the fastest: forms in worker processes that take turns."""

@@ -1,11 +1,11 @@
-"""Contenders taking turns: one process each, all alive, one computing at a time."""
+"""Processes that take turns: all alive, one computing at a time."""
 
 import contextlib
 import dataclasses
 import json
-import os
 import queue
 import random
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -13,26 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_metaformer.benchmark.contender import Contender, Job
 from keras_metaformer.processes import python_command
 
-PACKAGE = Path(__file__).resolve().parent.parent
-
-#: Enters the package without running its `__init__`, which needs Keras: an interpreter
-#: of peers has none.
-_START_WITHOUT_KERAS = f"""
-import sys, types
-package = types.ModuleType("keras_metaformer")
-package.__path__ = [{str(PACKAGE)!r}]
-sys.modules["keras_metaformer"] = package
-from keras_metaformer.benchmark.worker import main
-main()
-"""
-_START = "from keras_metaformer.benchmark.worker import main; main()"
+#: Run by its path: it needs nothing but Python's own library.
+_WORKER = Path(__file__).with_name("worker.py")
 
 
 class WorkerFailure(Exception):
-    """A contender could not be prepared or measured, or its process ended.
+    """A job could not be prepared or measured, or its process ended.
 
     Attributes:
         status: `"out of memory"`, `"failed"` or `"timed out"`.
@@ -45,10 +33,10 @@ class WorkerFailure(Exception):
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of one contender.
+    """What became of one job.
 
     Attributes:
-        job: what it was given.
+        job: what the worker was given.
         status: `"ok"`, or as in `WorkerFailure`.
         message: what went wrong, or empty.
         ready: what the worker said of itself before its first turn.
@@ -56,7 +44,7 @@ class Outcome:
         memory: its peaks of memory.
     """
 
-    job: Job
+    job: Any
     status: str = "ok"
     message: str = ""
     ready: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -138,86 +126,45 @@ class WorkerProcess:
                     stream.close()
 
 
-def worker_command(contender: Contender, peer_python: str | None) -> list[str]:
-    """What starts the worker of a contender.
+def worker_command(module: str, *folders: Path, interpreter: str = "") -> list[str]:
+    """What starts a worker.
 
     Args:
-        contender: which.
-        peer_python: the interpreter that has timm, or None if this one has it.
+        module: whose function `make` prepares what the worker times; see `worker.py`.
+        *folders: where the module and what it imports are looked for first.
+        interpreter: another than that of this process, with or without this package.
     """
-    if contender.kind == "timm":
-        return python_command("-c", _START_WITHOUT_KERAS, interpreter=peer_python or "")
-    return python_command("-c", _START)
+    return python_command(_WORKER, module, *folders, interpreter=interpreter)
 
 
-def worker_environment(job: Job) -> dict[str, str]:
-    """The environment variables of the worker of a job."""
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": job.contender.backend,
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-        "PYTHONUTF8": "1",
-    }
-    if job.contender.kind != "timm":  # which has its own way in, and needs no more
-        # The workers run the package that this process runs, installed or not.
-        environment["PYTHONPATH"] = os.pathsep.join(
-            [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        )
-    if "no_fast_paths" in job.contender.options or job.contender.kind == "stock":
-        environment["KERAS_METAFORMER_FAST_PATHS"] = "0"
-    if job.case.device == "cpu":
-        environment |= {
-            "CUDA_VISIBLE_DEVICES": "",
-            "JAX_PLATFORMS": "cpu",
-            "KERAS_TORCH_DEVICE": "cpu",
-        }
-    else:
-        # Several processes share the card: none may take all of its memory at once.
-        environment |= {
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-            "KERAS_TORCH_DEVICE": "cuda",
-        }
-    return environment
-
-
-def order_of_turns(contenders: int, repetitions: int) -> list[list[int]]:
-    """For each round, the order of the contenders: all once, shuffled reproducibly.
+def order_of_turns(jobs: int, repetitions: int) -> list[list[int]]:
+    """For each round, the order of the jobs: all once, shuffled reproducibly.
 
     Another order each time, so that none always follows the same neighbour.
     """
     generator = random.Random(0)
-    return [generator.sample(range(contenders), contenders) for _ in range(repetitions)]
+    return [generator.sample(range(jobs), jobs) for _ in range(repetitions)]
 
 
 def compare(
-    jobs: Sequence[Job],
+    jobs: Sequence[Any],
+    start: Callable[[Any], WorkerProcess],
     repetitions: int,
-    peer_python: str | None = None,
-    timeout: float = 1800.0,
     progress: Callable[[str], None] = lambda message: None,
-    start: Callable[[Job], WorkerProcess] | None = None,
 ) -> list[Outcome]:
     """Measures jobs in turns: in every round each is called once, in a process its own.
 
     A job that fails is reported in its outcome; the others go on.
 
     Args:
-        jobs: what to compare.
+        jobs: dataclasses of what JSON can say, with a `label` and `minimum_seconds`.
+        start: starts the worker of a job.
         repetitions: int. Rounds.
-        peer_python: the interpreter that has timm, or None for this one.
-        timeout: float. Seconds that preparing a worker, or a turn of it, may take.
         progress: called with a line of text for each step.
-        start: starts a worker; for tests.
 
     Returns:
         An outcome for each job, in the order of the jobs.
     """
-
-    def start_worker(job: Job) -> WorkerProcess:
-        command = worker_command(job.contender, peer_python)
-        return WorkerProcess(command, worker_environment(job), timeout)
-
     outcomes = [Outcome(job) for job in jobs]
     workers: dict[int, WorkerProcess] = {}
 
@@ -228,14 +175,14 @@ def compare(
             outcomes[index].status = failure.status
             outcomes[index].message = str(failure)
             workers.pop(index).close()
-            progress(f"{jobs[index].contender.label}: {failure.status}: {failure}")
+            progress(f"{jobs[index].label}: {failure.status}: {failure}")
             return None
 
     try:
         # One after the other, so that each compiles alone.
         for index, job in enumerate(jobs):
-            progress(f"preparing {job.contender.label}")
-            workers[index] = (start or start_worker)(job)
+            progress(f"preparing {job.label}")
+            workers[index] = start(job)
             outcomes[index].ready = attempt(index, dataclasses.asdict(job)) or {}
         for number, order in enumerate(order_of_turns(len(jobs), repetitions)):
             if workers:
@@ -251,3 +198,11 @@ def compare(
         for worker in workers.values():
             worker.close()
     return outcomes
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The first quartile, the median and the third quartile."""
+    if len(values) == 1:
+        return (values[0],) * 3
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, median, third

@@ -1,9 +1,13 @@
-"""The child process that computes one contender's calls, when it is its turn.
+"""The child process that times one job, when it is its turn.
+
+    python -P worker.py MODULE [FOLDER ...]
 
 It reads one JSON line for each request and answers with one. In between it waits for
-the next line, so that the processor belongs to whoever has its turn. Started by
-`turns.py`, also by interpreters that have timm and torch but no Keras: nothing here
-imports more than Python at the top.
+the next line, so that the processor belongs to whoever has its turn. The first request
+is the job, a dictionary: `make(job)` of the module prepares it and gives the call to
+time and a function that says at the end what else is known. Started by `turns.py` by
+its path, also in interpreters without this package: nothing here imports more than
+Python's own library.
 """
 
 import json
@@ -13,10 +17,9 @@ import re
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import Any
-
-from keras_metaformer.benchmark.contender import KINDS, Job
 
 #: Most calls of one turn.
 MAXIMUM_CALLS = 200
@@ -28,17 +31,16 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "timm", "numpy")
 
 
 class Worker:
-    """A contender, prepared and ready for its turns.
+    """A job, prepared and ready for its turns.
 
     Args:
-        job: what to compute.
+        make: see above.
+        job: what to compute; `minimum_seconds` is how long a turn repeats its call.
     """
 
-    def __init__(self, job: Job) -> None:
-        module = "timm_calls" if KINDS[job.contender.kind].peer else "keras_calls"
-        make = import_module(f"keras_metaformer.benchmark.{module}").make
+    def __init__(self, make: Callable[[dict], Any], job: dict[str, Any]) -> None:
         start = time.perf_counter()
-        self.call, self.device_memory, self.device_name = make(job)
+        self.call, self.about = make(job)
         self.build_seconds = time.perf_counter() - start
         first = self._seconds_of_a_call()
         # A second call may still compile, for memory layouts seen in the first.
@@ -46,7 +48,7 @@ class Worker:
         self.call_seconds = self._seconds_of_a_call()
         # What the first calls took longer than a later one is tracing and compilation.
         self.compile_seconds = max(0.0, first + second - 2 * self.call_seconds)
-        wanted = math.ceil(job.minimum_seconds / max(self.call_seconds, 1e-9))
+        wanted = math.ceil(job["minimum_seconds"] / max(self.call_seconds, 1e-9))
         self.calls = min(max(wanted, 1), MAXIMUM_CALLS)
         _come_to_rest()
         self._resting_since = time.perf_counter(), time.process_time()
@@ -63,7 +65,6 @@ class Worker:
             "compile_s": self.compile_seconds,
             "calls": self.calls,
             "versions": installed_versions(),
-            "device_name": self.device_name,
             "python": sys.version.split()[0],
         }
 
@@ -98,12 +99,9 @@ class Worker:
             "other_load": others,
         }
 
-    def finish(self) -> dict[str, int | None]:
-        """Peak memory in bytes."""
-        return {
-            "peak_memory": peak_memory(),
-            "peak_device_memory": self.device_memory(),
-        }
+    def finish(self) -> dict[str, Any]:
+        """The peak of memory in bytes, and what the job's module adds."""
+        return {"peak_memory": peak_memory(), **self.about()}
 
 
 def _come_to_rest(limit: float = 2.0) -> None:
@@ -163,7 +161,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
     }
 
 
-def serve(requests: Any, answers: Any) -> None:
+def serve(make: Callable[[dict], Any], requests: Any, answers: Any) -> None:
     """Answers requests until there are no more.
 
     The first is the job, as JSON; then `"turn"` as often as wanted, and `"finish"`.
@@ -173,7 +171,7 @@ def serve(requests: Any, answers: Any) -> None:
         request = json.loads(line)
         try:
             if isinstance(request, dict):
-                worker = Worker(Job.from_dict(request))
+                worker = Worker(make, request)
                 answer: Any = worker.ready()
             else:
                 assert worker is not None
@@ -193,7 +191,14 @@ def main() -> None:
     """Serves on standard input and output; what libraries print goes to the errors."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    serve(sys.stdin, answers)
+    module, *folders = sys.argv[1:]
+    # Not through PYTHONPATH, which stands before Python's own library.
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+
+    def make(job: dict) -> Any:
+        return import_module(module).make(job)
+
+    serve(make, sys.stdin, answers)
     # No farewell: threads of the frameworks may hang at exit.
     answers.close()
     os._exit(0)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
@@ -97,7 +97,7 @@ class Downsampling(LayerWithParts):
 
     def _convolve(self, x):
         layer = self.convolution
-        outputs = fast_operations.convolution(
+        outputs = operations.convolution(
             x, layer.kernel, layer.bias, self.strides, self.padding
         )
         if outputs is not None:

@@ -1,5 +1,9 @@
 """The command `keras-metaformer`."""
 
+import os
+import warnings
+from typing import Annotated
+
 import typer
 
 from keras_metaformer.cli import weights
@@ -9,6 +13,7 @@ from keras_metaformer.cli.convert import convert
 from keras_metaformer.cli.demo import demo
 from keras_metaformer.cli.export import export
 from keras_metaformer.cli.listing import list_command
+from keras_metaformer.cli.output import prepare_streams
 from keras_metaformer.cli.web import web
 
 app = typer.Typer(
@@ -25,6 +30,31 @@ app = typer.Typer(
     image of several; 2 the command line makes no sense; 3 weights could not be loaded.
     """,
 )
+
+
+def _print_version(asked_for: bool) -> None:
+    if asked_for:
+        from keras_metaformer import __version__
+
+        typer.echo(f"keras-metaformer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """Options of the program itself; its help is the app's."""
+
+
 app.command("list")(list_command)
 app.command("benchmark")(benchmark)
 app.command("classify")(classify)
@@ -37,4 +67,10 @@ app.add_typer(weights.app, name="weights")
 
 def main() -> None:
     """Run the command line."""
+    prepare_streams()
+    # The process is the command's own, and TensorFlow logs in C++, wherever it is
+    # imported, what no one asked for.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # What Pillow says of a damaged file stands in the error, if it is one.
+    warnings.filterwarnings("ignore", module="PIL")
     app()

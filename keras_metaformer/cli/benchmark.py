@@ -1,4 +1,4 @@
-"""`keras-metaformer benchmark`: how fast the models are, beside others."""
+"""`keras-metaformer benchmark`: which form of a model is the fastest here."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,205 +8,244 @@ import typer
 from keras_metaformer.cli.output import (
     FAILED,
     USAGE,
+    line,
     print_json,
     print_rich,
+    say,
     stop,
     table,
 )
 
 
 def benchmark(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Names of `keras-metaformer list`, with the wildcards * and ?; "
-            "ConvFormerS18, CAFormerS18 and PoolFormerV2S12 if left out."
-        ),
-    ] = None,
-    contender: Annotated[
+    model: Annotated[
+        str,
+        typer.Option(help="A name of `keras-metaformer list`, or a .keras file."),
+    ] = "CAFormerS18",
+    form: Annotated[
         list[str] | None,
         typer.Option(
-            "--contender",
-            "-c",
-            help="KIND[+OPTION...][@BACKEND]: `ours` (options folded, no_fast_paths, "
-            "xla, compile), `stock` (our model of stock Keras layers), `convnext` "
-            "(keras.applications.ConvNeXtTiny), `timm` (options compile, "
-            "channels_last), `roof` (the matrix products alone). All if left out.",
+            "--form",
+            "-f",
+            help="tensorflow-eager, tensorflow-compiled, jax-eager, jax-compiled, "
+            "torch-eager, torch-compiled, litert or onnxruntime, also with the "
+            "wildcards * and ?; all that are installed if left out.",
         ),
-    ] = None,
-    backend: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--backend",
-            "-b",
-            help="tensorflow, jax or torch; all that are installed if left out.",
-        ),
-    ] = None,
-    mode: Annotated[
-        list[str] | None,
-        typer.Option(help="inference (if left out) or training (AdamW, fit's step)."),
     ] = None,
     batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Images of a call; 1 if left out.")
+    ] = None,
+    threads: Annotated[
         list[int] | None,
         typer.Option(
-            min=1, help="Images of a call; if left out 1 and 4, in training 8."
+            min=1,
+            help="Threads of the processor; what each library takes by itself if left "
+            "out, LiteRT one for each core.",
         ),
-    ] = None,
-    dtype: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A Keras dtype policy: float32 (if left out), mixed_bfloat16 or "
-            "mixed_float16 (weights in float32; autocast in timm), bfloat16 or float16 "
-            "(the whole model)."
-        ),
-    ] = None,
-    device: Annotated[
-        list[str] | None, typer.Option(help="cpu (if left out) or gpu.")
     ] = None,
     resolution: Annotated[
         int | None,
-        typer.Option(min=1, help="Height and width in pixels; else each model's own."),
+        typer.Option(min=1, help="Height and width in pixels, if not the model's own."),
     ] = None,
-    repetitions: Annotated[int, typer.Option(min=1, help="Turns of each.")] = 9,
-    baseline: Annotated[
-        str | None,
-        typer.Option(
-            help="What the times are divided by: a contender; without @BACKEND that of "
-            "the same backend; with wildcards the fastest that matches. If left out "
-            "`timm*`, or else the first contender."
-        ),
-    ] = None,
-    peer_python: Annotated[
-        str | None,
-        typer.Option(
-            envvar="KERAS_METAFORMER_PEER_PYTHON",
-            help="The Python interpreter that has torch and timm; .venv-peers, as "
-            "`make peers` makes it, is found without.",
-        ),
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="Write all numbers here, with the machine.")
-    ] = None,
-    chart: Annotated[
-        Path | None, typer.Option(help="Write a chart here, as PNG.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds that compiling, or one turn, may take.")
-    ] = 1800.0,
+    fold: Annotated[
+        bool, typer.Option(help="Run the folded model in Keras too (`km.fold`).")
+    ] = False,
+    repetitions: Annotated[int, typer.Option(min=1, help="Turns of each form.")] = 9,
     minimum_seconds: Annotated[
         float, typer.Option(min=0, help="A turn repeats shorter calls for this time.")
     ] = 0.2,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that compiling, or one turn, may take.")
+    ] = 1800.0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure latency, throughput, compile time and memory, beside other libraries.
+    """Find out which form of a model is the fastest on this machine.
 
-    Every contender lives in a process of its own, and they take turns, so that another
-    load on the machine hits all alike: compare the rows of one run only. Leave the
-    machine alone meanwhile; `others` in the table says how many cores it was not.
+    Every form lives in a process of its own, and they take turns, so that another load
+    on the machine hits all alike. A call goes from NumPy images to NumPy results. A
+    model of the list has random weights, which take as long as any others.
 
     Examples:
 
-        keras-metaformer benchmark CAFormerS18 --csv results.csv --chart results.png
+        keras-metaformer benchmark --model ConvFormerS18 --batch 1 --batch 8
 
-        keras-metaformer benchmark --mode training -c ours -c stock --baseline stock
-
-        keras-metaformer benchmark --device gpu --dtype bfloat16 --batch 256
+        keras-metaformer benchmark --model mine.keras -f "torch*" -f litert --threads 2
     """
-    import importlib.util
-
-    from keras_metaformer.benchmark.chart import write_chart
-    from keras_metaformer.benchmark.contender import Job
-    from keras_metaformer.benchmark.environment import describe_environment
-    from keras_metaformer.benchmark.plan import make_plan
-    from keras_metaformer.benchmark.rows import make_rows, write_csv
+    from keras_metaformer.benchmark.forms import Job, missing_modules, start_worker
     from keras_metaformer.benchmark.turns import compare
 
-    if chart is not None and importlib.util.find_spec("matplotlib") is None:
-        stop('--chart needs matplotlib: pip install "keras-metaformer[demo]"', USAGE)
-    try:
-        plan = make_plan(
-            models or ["ConvFormerS18", "CAFormerS18", "PoolFormerV2S12"],
-            contender or None,
-            backend or None,
-            mode or ["inference"],
-            batch or None,
-            dtype or ["float32"],
-            device or ["cpu"],
-            resolution,
-            baseline,
-            peer_python,
-        )
-        for path in (csv, chart):
-            if path is not None:
-                path.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        stop(error, USAGE)
-    for note in plan.notes:
-        typer.echo(note, err=True)
-    environment = describe_environment()
+    chosen = _forms(form)
+    missing = {name: missing_modules(name) for name in chosen}
+    name = _model(model)
     rows: list[dict[str, Any]] = []
-    for number, (case, contenders) in enumerate(plan.cases.items(), start=1):
-        typer.echo(f"{number} of {len(plan.cases)}: {_title(case)}", err=True)
+    for images in batch or [1]:
+        jobs = [
+            Job(each, name, images, count, resolution, fold, minimum_seconds)
+            for each in chosen
+            if not missing[each]
+            for count in threads or [None]
+        ]
         outcomes = compare(
-            [Job(each, case, minimum_seconds) for each in contenders],
+            jobs,
+            start_worker(timeout),
             repetitions,
-            plan.peer_python,
-            timeout,
-            progress=lambda message: typer.echo(f"  {message}", err=True),
+            progress=lambda message: say(f"  {message}", error=True),
         )
-        found = make_rows(outcomes, plan.baseline, environment)
+        found = _rows(outcomes) + [
+            _not_installed(each, images, modules)
+            for each, modules in missing.items()
+            if modules
+        ]
         rows += found
-        if csv is not None:
-            write_csv(rows, csv)  # After each case: hours may be lost otherwise.
         if not json:
-            print_rich(_table(_title(case), found))
+            print_rich(_table(f"{line(Path(name).name)}, batch {images}", found))
+    advice = _advice(rows)
     if json:
-        print_json(rows)
-    measured = [row for row in rows if row["status"] == "ok"]
-    if chart is not None and measured:
-        write_chart(rows, chart)
-    if len(measured) < len(rows):
-        stop(
-            f"{len(rows) - len(measured)} of {len(rows)} rows were not measured", FAILED
-        )
+        print_json({"model": name, "rows": rows, "recommendation": advice})
+    elif advice:
+        say(advice)
+    failed = [row for row in rows if row["status"] not in ("ok", "not installed")]
+    if failed:
+        stop(f"{len(failed)} of {len(rows)} forms failed", FAILED)
+    if not advice:
+        stop("No form could be measured", FAILED)
 
 
-def _title(case: Any) -> str:
-    return (
-        f"{case.model}, {case.mode}, batch {case.batch}, {case.dtype}, {case.device}, "
-        f"{case.resolution} pixels"
-    )
+def _forms(patterns: list[str] | None) -> list[str]:
+    import fnmatch
+
+    from keras_metaformer.benchmark.forms import FORMS
+
+    if not patterns:
+        return list(FORMS)
+    for pattern in patterns:
+        if not fnmatch.filter(FORMS, pattern):
+            stop(
+                f"A form must be one of {', '.join(FORMS)}. Received: form={pattern!r}",
+                USAGE,
+            )
+    return [
+        name
+        for name in FORMS
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
+
+
+def _model(text: str) -> str:
+    """The name of a constructor, or the path of a file."""
+    if text.endswith(".keras"):
+        if not Path(text).is_file():
+            stop(f"There is no such file. Received: model={text!r}", USAGE)
+        return text
+    from keras_metaformer.models import registry
+
+    try:
+        return registry.get(text).name
+    except ValueError as error:
+        stop(error, USAGE)
+
+
+def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:
+    """A row for each outcome of one batch size."""
+    from statistics import median
+
+    from keras_metaformer.benchmark.turns import quartiles
+
+    times = {
+        outcome.job.label: [1e3 * turn["seconds"] for turn in outcome.turns]
+        for outcome in outcomes
+        if outcome.status == "ok"
+    }
+    fastest = min(times.values(), key=median, default=[])
+    rows = []
+    for outcome in outcomes:
+        job, found = outcome.job, times.get(outcome.job.label)
+        row: dict[str, Any] = {
+            "form": job.form,
+            "threads": job.threads,
+            "batch": job.batch,
+            "status": outcome.status,
+            "message": outcome.message,
+        }
+        if found:
+            first, middle, third = quartiles(found)
+            memory = outcome.memory.get("peak_memory")
+            row |= {
+                "resolution": outcome.memory.get("resolution"),
+                "median_ms": middle,
+                "q1_ms": first,
+                "q3_ms": third,
+                "images_per_s": 1e3 * job.batch / middle,
+                # Within each round, which a changing load disturbs less.
+                "ratio": median(a / b for a, b in zip(found, fastest, strict=True)),
+                "prepare_s": outcome.ready["build_s"] + outcome.ready["compile_s"],
+                "memory_mib": memory and memory / 2**20,
+            }
+        rows.append(row)
+    return rows
+
+
+def _not_installed(form: str, batch: int, modules: list[str]) -> dict[str, Any]:
+    from keras_metaformer.benchmark.forms import FORMS
+
+    return {
+        "form": form,
+        "threads": None,
+        "batch": batch,
+        "status": "not installed",
+        "message": f"{', '.join(modules)}: "
+        f'pip install "keras-metaformer[{FORMS[form].extra}]"',
+    }
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Any:
     columns = {
-        "ms": lambda row: f"{row['median_ms']:.1f}",
-        "quartiles": lambda row: f"{row['q1_ms']:.1f}-{row['q3_ms']:.1f}",
-        "images/s": lambda row: f"{row['images_per_s']:.4g}",
-        "ratio": lambda row: f"{row['ratio']:.2f}",
-        "paired": lambda row: f"{row['paired_ratio']:.2f}",
-        "/ roof": lambda row: f"{row['roof_ratio']:.2f}",
-        "compile s": lambda row: f"{row['compile_s']:.1f}",
-        "MiB": lambda row: f"{row['memory_mib']:.0f}",
-        "device MiB": lambda row: f"{row['device_memory_mib']:.0f}",
-        "others": lambda row: f"{row['other_load']:.2f}",
+        "ms": "{median_ms:.1f}",
+        "quartiles": "{q1_ms:.1f}-{q3_ms:.1f}",
+        "images/s": "{images_per_s:.4g}",
+        "ratio": "{ratio:.2f}",
+        "prepare s": "{prepare_s:.1f}",
+        "MiB": "{memory_mib:.0f}",
     }
-    result = table("contender", *columns, "note", numbers=tuple(columns))
+    result = table("form", "threads", *columns, "note", numbers=tuple(columns))
     result.title = title
     result.title_justify = "left"
     for row in rows:
-        note = ""
-        if row["status"] != "ok":
-            note = f"{row['status']}: {row['message']}"
-        elif row["baseline"] == row["contender"]:
-            note = "baseline"
-        cells = [_cell(text, row) for text in columns.values()]
-        result.add_row(row["contender"], *cells, note)
+        cells = [""] * len(columns)
+        note = line(f"{row['status']}: {row['message']}")
+        if row["status"] == "ok":
+            note = ""
+            known = row | {"memory_mib": row["memory_mib"] or float("nan")}
+            cells = [text.format(**known) for text in columns.values()]
+        result.add_row(row["form"], str(row["threads"] or "all"), *cells, note)
     return result
 
 
-def _cell(text: Any, row: dict[str, Any]) -> str:
-    try:
-        return text(row)
-    except TypeError:  # Not known, so None.
-        return ""
+def _advice(rows: list[dict[str, Any]]) -> str:
+    """One line: the fastest form for each batch size, and how to have it."""
+    from keras_metaformer.benchmark.forms import FORMS
+
+    parts = []
+    for batch in dict.fromkeys(row["batch"] for row in rows):
+        measured = [
+            row for row in rows if row["batch"] == batch and row["status"] == "ok"
+        ]
+        if not measured:
+            continue
+        best = min(measured, key=lambda row: row["median_ms"])
+        level = [
+            _label(row)
+            for row in measured
+            if row is not best and row["q1_ms"] <= best["q3_ms"]
+        ]
+        parts.append(
+            f"batch {batch}: {_label(best)}, {best['median_ms']:.1f} ms "
+            f"({FORMS[best['form']].how})"
+            + (f", no faster than {', '.join(level)} for sure" if level else "")
+        )
+    return "Fastest with " + "; with ".join(parts) if parts else ""
+
+
+def _label(row: dict[str, Any]) -> str:
+    threads = row["threads"]
+    return row["form"] + (f" on {threads} threads" if threads else "")

@@ -1,23 +1,30 @@
 """`keras-metaformer classify`: what is on these images?"""
 
 import dataclasses
+import functools
 import os
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from keras_metaformer.cli.chosen import chosen_model, chosen_weights
 from keras_metaformer.cli.output import (
     FAILED,
     USAGE,
     WEIGHTS,
+    complain,
+    line,
     print_json,
     print_rich,
+    say,
     stop,
     table,
 )
+from keras_metaformer.models.listing import ListedModel
 
 DEFAULT_MODEL = "CAFormerS18"
 
@@ -66,7 +73,7 @@ def classify(
 
         keras-metaformer classify photos/ --tflite caformer.tflite
     """
-    from keras_metaformer.data.images import ImageError, expand_images, load_image
+    from keras_metaformer.data.images import ImageError, expand_images
 
     if tflite is not None:
         given = {"--model": model, "--weights": weights, "--classes": classes}
@@ -81,77 +88,85 @@ def classify(
         files = expand_images(images)
     except (ImageError, OSError, ValueError) as error:
         stop(error, USAGE)
-    classifier = (
-        _Classifier.load(model or DEFAULT_MODEL, weights, classes)
-        if tflite is None
-        else _LiteRTClassifier.load(tflite)
-    )
-    results: list[dict[str, Any]] = []
-    for file in files:
-        try:
-            picture = load_image(file)
-        except (ImageError, OSError) as error:
-            results.append({"image": str(file), "error": str(error)})
-        else:
-            results.append({"image": str(file), **classifier.predict(picture, top)})
+    if tflite is not None:
+        classifier = _LiteRTClassifier.load(tflite)
+    else:
+        listed = chosen_model(model or DEFAULT_MODEL)
+        weights = chosen_weights(listed, weights)
+        classifier = _Classifier(listed, weights, classes)
+    results = []
+    for result in _results(files, classifier.predict, top):
+        results.append(result)
+        if not json:
+            _print(result)
     if json:
         print_json(results)
-    else:
-        _print(results)
     if any("error" in result for result in results):
         raise typer.Exit(FAILED)
 
 
+def _results(
+    files: list[Path], predict: Callable[[Any, int], dict[str, Any]], top: int
+) -> Iterator[dict[str, Any]]:
+    """The classes of each image, or why there are none."""
+    from keras_metaformer.data.images import ImageError, load_image
+
+    for file in files:
+        try:
+            found = predict(load_image(file), top)
+        except (ImageError, OSError, MemoryError) as error:
+            reason = str(error) or type(error).__name__
+            yield {"image": str(file), "error": reason}
+        else:
+            yield {"image": str(file), **found}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Classifier:
-    """A model with its weights, and how it wants its images."""
+    """A model with published weights or a file's."""
 
-    model: Any
-    transform: Any
-    names: list[tuple[str, str]] | None
+    listed: ListedModel
+    weights: str
+    classes: int | None
 
-    @classmethod
-    def load(cls, name: str, weights: str | None, classes: int | None) -> "_Classifier":
-        """Build the model and load its weights, or end the program."""
+    @functools.cached_property
+    def _loaded(self) -> tuple[Any, Any, Any]:
+        """The model, how it wants its images, and its classes' names.
+
+        Not before there is an image to classify: it may take a minute. Ends the program
+        where the weights cannot be loaded.
+        """
+        import keras_metaformer
         from keras_metaformer.data.classes import class_names
-        from keras_metaformer.models import registry
+        from keras_metaformer.data.images import EvaluationTransform
         from keras_metaformer.weights import catalogue
         from keras_metaformer.weights.transforms import transforms_for
 
-        try:
-            variant = registry.get(name)
-        except ValueError as error:
-            stop(error, USAGE)
-        weights = weights or catalogue.default_tag(variant.name)
-        if weights is None:
-            stop(
-                f"No weights are published for {variant.name}: give a file with "
-                "--weights",
-                USAGE,
-            )
-        options = {} if classes is None else {"classes": classes}
+        name = self.listed.name
+        options = {} if self.classes is None else {"classes": self.classes}
         try:
             with warnings.catch_warnings():
                 # A classifier that starts at random names nothing.
                 warnings.filterwarnings("error", message="Loaded the weights .* except")
-                model = variant.constructor(weights=weights, **options)
+                constructor = getattr(keras_metaformer, name)
+                model = constructor(weights=self.weights, **options)
         except (OSError, ValueError, UserWarning) as error:
             stop(error, WEIGHTS)
-        published = weights in catalogue.list_weights(variant.name)
-        tag = weights if published else catalogue.default_tag(variant.name)
+        published = self.weights in catalogue.list_weights(name)
+        tag = self.weights if published else catalogue.default_tag(name)
         transform = (
-            _plain_transform(variant.resolution)
+            EvaluationTransform(self.listed.resolution)
             if tag is None
-            else transforms_for(variant.name, tag)
+            else transforms_for(name, tag)
         )
-        datasets = {1000: "imagenet", 21841: "imagenet21k"}
-        dataset = datasets.get(model.output_shape[-1])
-        return cls(model, transform, class_names(dataset) if dataset else None)
+        dataset = {1000: "imagenet", 21841: "imagenet21k"}.get(model.output_shape[-1])
+        return model, transform, class_names(dataset) if dataset else None
 
     def predict(self, picture: Any, top: int) -> dict[str, Any]:
         """The best classes of one image, best first."""
-        batch = self.transform(picture)[np.newaxis]
-        return _best(self.model.predict_on_batch(batch)[0], self.names, top)
+        model, transform, names = self._loaded
+        batch = transform(picture)[np.newaxis]
+        return _best(model.predict_on_batch(batch)[0], names, top)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,24 +211,15 @@ def _best(scores: np.ndarray, names: Any, top: int) -> dict[str, Any]:
     }
 
 
-def _plain_transform(resolution: int) -> Any:
-    from keras_metaformer.data.images import EvaluationTransform
-
-    return EvaluationTransform(resolution)
-
-
-def _print(results: list[dict[str, Any]]) -> None:
-    for result in results:
-        if "error" in result:
-            typer.secho(
-                f"{Path(result['image'])}: {result['error']}",
-                fg=typer.colors.RED,
-                err=True,
-            )
-            continue
-        # Not as the table's title, which is wrapped to the table's width.
-        typer.echo(result["image"])
-        rows = table("Class", "Probability", numbers=("Probability",))
-        for entry in result["classes"]:
-            rows.add_row(entry["name"].replace("_", " "), f"{entry['probability']:.1%}")
-        print_rich(rows)
+def _print(result: dict[str, Any]) -> None:
+    name = line(result["image"])
+    if "error" in result:
+        complain(f"{name}: {result['error']}")
+        return
+    # Not as the table's title, which is wrapped to the table's width.
+    say(name)
+    rows = table("Class", "Probability", numbers=("Probability",))
+    for entry in result["classes"]:
+        label = line(entry["name"]).replace("_", " ")
+        rows.add_row(label, f"{entry['probability']:.1%}")
+    print_rich(rows)

@@ -5,7 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
+from keras_metaformer.cli.chosen import chosen_model, chosen_target
+from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, say, stop
+from keras_metaformer.weights import catalogue
+
+#: What `weights/saving.py`, which needs Keras, writes.
+STATE_DICT_SUFFIXES = (".safetensors", ".npz")
+SUFFIXES = (*STATE_DICT_SUFFIXES, ".weights.h5")
 
 
 def convert(
@@ -34,9 +40,7 @@ def convert(
     ] = None,
     classes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Classes in SOURCE. Needed for .weights.h5 if not 1000."
-        ),
+        typer.Option(min=1, help="Classes that SOURCE must have; else any number."),
     ] = None,
     tag: Annotated[
         str | None,
@@ -58,16 +62,10 @@ def convert(
         keras-metaformer convert caformer_s18.pth caformer_s18.weights.h5 --model
         CAFormerS18
     """
-    from keras_metaformer.weights.naming import NAMINGS
-    from keras_metaformer.weights.saving import (
-        STATE_DICT_SUFFIXES,
-        SUFFIXES,
-        save_weights_file,
-    )
-
     if not target.name.endswith(SUFFIXES):
         stop(f"TARGET must end in one of {', '.join(SUFFIXES)}: {target}", USAGE)
-    namings = ["official", *dict.fromkeys(known.name for known in NAMINGS)]
+    sources = {checkpoint.naming for checkpoint in catalogue.all_checkpoints()}
+    namings = ["official", *sorted(sources)]
     if naming is not None and not target.name.endswith(STATE_DICT_SUFFIXES):
         endings = ", ".join(STATE_DICT_SUFFIXES)
         stop(f"--naming is for the keys of {endings}, not for {target.name}", USAGE)
@@ -75,12 +73,15 @@ def convert(
         stop(f"--naming must be one of {', '.join(namings)}: {naming}", USAGE)
     if not source.is_file():
         stop(f"There is no such file: {source}", USAGE)
+    chosen_target(target)
     filled = _model_with_weights(source, model, classes, tag)
+    from keras_metaformer.weights.saving import save_weights_file
+
     try:
         save_weights_file(filled, target, naming or "official")
     except (OSError, ValueError) as error:
         stop(error, FAILED)
-    typer.echo(f"Wrote {target}: {filled.count_params():,} parameters")
+    say(f"Wrote {target}: {filled.count_params():,} parameters")
 
 
 def _model_with_weights(
@@ -97,7 +98,12 @@ def _model_with_weights(
         return _saved_model(source)
     if name is None:
         stop("--model is needed: the file does not say what model it is of", USAGE)
-    return _loaded_model(source, name, classes, tag)
+    listed = chosen_model(name)
+    try:
+        row = None if tag is None else catalogue.find(listed.name, tag)
+    except ValueError as error:
+        stop(error, USAGE)
+    return _loaded_model(source, listed.name, classes, row)
 
 
 def _saved_model(source: Path) -> Any:
@@ -110,36 +116,29 @@ def _saved_model(source: Path) -> Any:
         stop(f"{source} cannot be loaded: {error}", WEIGHTS)
 
 
-def _loaded_model(source: Path, name: str, classes: int | None, tag: str | None) -> Any:
-    from keras_metaformer.models import registry
-    from keras_metaformer.weights import catalogue
-    from keras_metaformer.weights.loading import KERAS_SUFFIXES, load_weights_file
-    from keras_metaformer.weights.porting import classifier_width, port_weights
-    from keras_metaformer.weights.readers import read_checkpoint
+def _loaded_model(
+    source: Path, name: str, classes: int | None, row: catalogue.Checkpoint | None
+) -> Any:
+    import keras_metaformer
+    from keras_metaformer.weights.loading import classes_in, load_weights_file
 
+    constructor = getattr(keras_metaformer, name)
     options: dict[str, Any] = {"weights": None}
-    try:
-        variant = registry.get(name)
-        if tag is not None:
-            row = catalogue.find(variant.name, tag)
-            options["input_shape"] = (row.resolution, row.resolution, 3)
-            options["classes"] = row.classes
-            if row.activation is not None:
-                options["activation"] = row.activation
-    except ValueError as error:
-        stop(error, USAGE)
+    if row is not None:
+        options["input_shape"] = (row.resolution, row.resolution, 3)
+        options["classes"] = row.classes
+        if row.activation is not None:
+            options["activation"] = row.activation
     if classes is not None:
         options["classes"] = classes
-    model = variant.constructor(**options)
+    model = constructor(**options)
     try:
-        if source.name.endswith(KERAS_SUFFIXES):
-            load_weights_file(model, source)
-            return model
-        arrays = read_checkpoint(source)
-        width = classifier_width(model, arrays)
-        if width is not None and width != model.output_shape[-1] and classes is None:
-            model = variant.constructor(**{**options, "classes": width})
-        port_weights(model, arrays)
+        width = classes_in(model, source)
+        if width is not None and width != model.output_shape[-1]:
+            if classes is not None:
+                raise ValueError(f"it has {width} classes, not {classes}")
+            model = constructor(**{**options, "classes": width})
+        load_weights_file(model, source)
     except (OSError, ValueError, KeyError) as error:
-        stop(f"{source} does not fit {variant.name}: {error}", WEIGHTS)
+        stop(f"{source} does not fit {name}: {error}", WEIGHTS)
     return model

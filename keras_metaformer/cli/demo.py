@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, print_json, print_rich, stop, table
+from keras_metaformer.cli.output import FAILED, print_json, print_rich, say, stop, table
 
 # What the demo imports beyond the package's own dependencies, by module.
 REQUIRED = {
@@ -70,7 +70,7 @@ def demo(
 
     from keras_metaformer.demo.run import run_demo
 
-    report = run_demo(output, epochs, seed, _silent if json else typer.echo, family)
+    report = run_demo(output, epochs, seed, _silent if json else say, family)
     if json:
         print_json(report)
     else:
@@ -98,4 +98,4 @@ def _print(report: dict[str, Any]) -> None:
     )
     print_rich(rows)
     for label, file in report["files"].items():
-        typer.echo(f"{label:16} {file}")
+        say(f"{label:16} {file}")

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from keras_metaformer.cli.chosen import chosen_model, chosen_target, chosen_weights
 from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, print_rich, stop
+from keras_metaformer.models.listing import ListedModel
 
 
 class Quantize(StrEnum):
@@ -88,14 +90,32 @@ def export(
 
         keras-metaformer export --output small.tflite --quantize dynamic
     """
-    from keras_metaformer.data.images import ImageError
+    from keras_metaformer.data.images import ImageError, expand_images
+
+    listed = chosen_model(model)
+    if weights != "random":
+        weights = chosen_weights(listed, weights)
+    for path in (output, report):
+        if path is not None:
+            chosen_target(path)
+    try:
+        own_labels = None if labels is None else _read_labels(labels)
+        files = expand_images(calibration) if calibration else None
+        missing = [str(file) for file in files or () if not file.is_file()]
+        if missing:
+            raise ImageError(f"Expected images that exist. Received: {missing}")
+    except (ImageError, OSError, ValueError) as error:
+        stop(error, USAGE)
+    if quantize is Quantize.int8 and files is None:
+        stop("--quantize int8 needs images to calibrate with: --calibration", USAGE)
+
     from keras_metaformer.export import ExportError, to_litert
 
-    built, transform, default_labels = _build(model, weights, classes)
+    built, transform, default_labels = _build(listed, weights, classes)
+    names = default_labels if own_labels is None else own_labels
     try:
-        names = default_labels if labels is None else _read_labels(labels)
-        pixels = None if not calibration else _read_images(calibration, transform)
-    except (ImageError, OSError, ValueError) as error:
+        pixels = None if files is None else _read_images(files, transform)
+    except (ImageError, OSError) as error:
         stop(error, USAGE)
     try:
         result = to_litert(
@@ -122,43 +142,34 @@ def export(
     print_rich(result)
 
 
-def _build(name: str, weights: str | None, classes: int | None) -> Any:
+def _build(listed: ListedModel, weights: str, classes: int | None) -> Any:
     """The model with its preprocessing, its transform and its labels."""
+    import keras_metaformer
     from keras_metaformer.data.classes import class_names
     from keras_metaformer.data.images import EvaluationTransform
-    from keras_metaformer.models import registry
     from keras_metaformer.weights import catalogue
     from keras_metaformer.weights.transforms import transforms_for
 
-    try:
-        variant = registry.get(name)
-    except ValueError as error:
-        stop(error, USAGE)
-    default = catalogue.default_tag(variant.name)
-    weights = weights or default
-    if weights is None:
-        stop(
-            f"No weights are published for {variant.name}: give a file with --weights",
-            USAGE,
-        )
+    constructor = getattr(keras_metaformer, listed.name)
+    default = catalogue.default_tag(listed.name)
     options = {} if classes is None else {"classes": classes}
     try:
         with warnings.catch_warnings():
             # A classifier that starts at random is nothing to export.
             warnings.filterwarnings("error", message="Loaded the weights .* except")
-            model = variant.constructor(
+            model = constructor(
                 weights=None if weights == "random" else weights,
                 include_preprocessing=True,
                 **options,
             )
     except (OSError, ValueError, UserWarning) as error:
         stop(error, WEIGHTS)
-    published = weights in catalogue.list_weights(variant.name)
+    published = weights in catalogue.list_weights(listed.name)
     tag = weights if published else default
     transform = (
-        EvaluationTransform(variant.resolution)
+        EvaluationTransform(listed.resolution)
         if tag is None
-        else transforms_for(variant.name, tag)
+        else transforms_for(listed.name, tag)
     )
     dataset = {1000: "imagenet", 21841: "imagenet21k"}.get(model.output_shape[-1])
     names = None if dataset is None else [name for _, name in class_names(dataset)]
@@ -166,13 +177,13 @@ def _build(name: str, weights: str | None, classes: int | None) -> Any:
 
 
 def _read_labels(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines()
+    # Not splitlines(), which takes a form feed in a label for the end of a line, too.
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
-def _read_images(paths: list[str], transform: Any) -> Any:
+def _read_images(files: list[Path], transform: Any) -> Any:
     import numpy as np
 
-    from keras_metaformer.data.images import expand_images, load_image
+    from keras_metaformer.data.images import load_image
 
-    files = expand_images(paths)
     return np.stack([transform(load_image(file), normalise=False) for file in files])

@@ -31,10 +31,9 @@ def list_command(
 
         keras-metaformer list "caformer*" --weights imagenet_384
     """
-    from keras_metaformer.models import registry
-    from keras_metaformer.models.listing import list_models
+    from keras_metaformer.models.listing import all_models, list_models
 
-    families = dict.fromkeys(registry.get(name).family for name in registry.names())
+    families = dict.fromkeys(model.family for model in all_models())
     if family is not None and family not in families:
         stop(
             f"--family must be one of {', '.join(families)}. Received: {family!r}",
@@ -80,18 +79,18 @@ def list_command(
 
 def _row(name: str, tag: str | None) -> dict:
     """What is said of one model with the asked or else its default weights."""
-    from keras_metaformer.models import registry
+    from keras_metaformer.models.listing import find_model
     from keras_metaformer.weights import catalogue
 
-    variant = registry.get(name)
+    model = find_model(name)
     tag = tag or catalogue.default_tag(name)
     checkpoint = None if tag is None else catalogue.find(name, tag)
     return {
         "name": name,
-        "family": variant.family,
-        "parameters": variant.parameters,
-        "macs": variant.macs,
-        "resolution": variant.resolution,
+        "family": model.family,
+        "parameters": model.parameters,
+        "macs": model.macs,
+        "resolution": model.resolution,
         "weights": tag,
         "weights_resolution": None if checkpoint is None else checkpoint.resolution,
         "top1": None if checkpoint is None else checkpoint.top1,

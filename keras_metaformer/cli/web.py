@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from keras_metaformer.cli.output import FAILED, WEIGHTS, stop
+from keras_metaformer.cli.output import FAILED, WEIGHTS, say, stop
 
 
 def web(
@@ -62,9 +62,9 @@ def web(
                 FAILED,
             )
         stop(f"{host} port {port} cannot be listened on: {error}", FAILED)
-    typer.echo(f"The page is at {server.url} (Ctrl-C ends it)")
+    say(f"The page is at {server.url} (Ctrl-C ends it)")
     if not _is_this_computer(host):
-        typer.echo(
+        say(
             "From other computers browsers give the camera, WebGPU, threads and use "
             "without a network to https pages only: put a proxy with https before it."
         )
@@ -74,7 +74,7 @@ def web(
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            typer.echo()
+            say("")
 
 
 def _check(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`keras-metaformer weights`: look at, fill and empty the cache of weights."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from enum import StrEnum
@@ -7,10 +8,11 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
+from keras_metaformer.cli.output import print_json
 from keras_metaformer.weights import cache, catalogue
 
 app = typer.Typer(
-    help="Published weights, and their converted copies in the local cache.",
+    help="Published weights, and their files in the local cache.",
     no_args_is_help=True,
 )
 
@@ -19,7 +21,7 @@ R = TypeVar("R")
 
 
 class Source(StrEnum):
-    """Which file is converted: timm's safetensors where there is one, or the first."""
+    """Which file is taken: timm's safetensors where there is one, or the first."""
 
     auto = "auto"
     official = "official"
@@ -56,8 +58,20 @@ def _explained(command: Callable[P, R]) -> Callable[P, R]:
 
 @app.command("list")
 @_explained
-def list_(name: OptionalName = None, tag: OptionalTag = None) -> None:
+def list_(
+    name: OptionalName = None,
+    tag: OptionalTag = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
     """List the published weights, one a line."""
+    if json:
+        rows = [
+            dataclasses.asdict(checkpoint)
+            | {"cached": cache.cached_source(checkpoint) is not None}
+            for checkpoint in _chosen(name, tag)
+        ]
+        print_json(rows)
+        return
     line = "{:18} {:22} {:>10} {:>7} {:>6} {:>9}  {}"
     typer.echo(
         line.format("name", "tag", "resolution", "classes", "top-1", "parameters", "")
@@ -71,7 +85,7 @@ def list_(name: OptionalName = None, tag: OptionalTag = None) -> None:
                 checkpoint.classes,
                 _or_dash(checkpoint.top1, "{:.1f}"),
                 _or_dash(checkpoint.parameters_millions, "{:.1f} M"),
-                "cached" if cache.is_cached(checkpoint) else "",
+                "cached" if cache.cached_source(checkpoint) else "",
             ).rstrip()
         )
 
@@ -79,12 +93,8 @@ def list_(name: OptionalName = None, tag: OptionalTag = None) -> None:
 @app.command()
 @_explained
 def fetch(name: Name, tag: DefaultTag = None, source: WithSource = Source.auto) -> None:
-    """Download and convert weights, unless they are cached; print their path."""
-    from keras_metaformer.weights.loading import convert_checkpoint
-
-    checkpoint = _one(name, tag)
-    convert = functools.partial(convert_checkpoint, checkpoint)
-    typer.echo(cache.ensure_converted(checkpoint, convert, source.value))
+    """Download weights, unless they are cached; print their path."""
+    typer.echo(cache.ensure_source(_one(name, tag), source.value))
 
 
 @app.command()
@@ -99,12 +109,13 @@ def path(
         typer.echo(cache.cache_folder())
         return
     checkpoint = _one(name, tag)
-    if not cache.is_cached(checkpoint, source.value):
+    file = cache.cached_source(checkpoint, source.value)
+    if file is None:
         raise ValueError(
             "Not cached; `keras-metaformer weights fetch` gets it. "
             f"Received: name={checkpoint.constructor!r}, tag={checkpoint.tag!r}"
         )
-    typer.echo(cache.converted_path(checkpoint, source.value))
+    typer.echo(file)
 
 
 @app.command()
@@ -117,12 +128,12 @@ def verify(name: OptionalName = None, tag: OptionalTag = None) -> None:
         if (checkpoint.constructor, checkpoint.tag) not in chosen:
             continue
         try:
-            cache.verify(checkpoint, source)
+            file = cache.verify(checkpoint, source)
         except cache.CacheError as error:
             damaged += 1
             typer.echo(f"Error: {error}", err=True)
         else:
-            typer.echo(f"ok {cache.converted_path(checkpoint, source).name}")
+            typer.echo(f"ok {file}")
     if damaged:
         raise typer.Exit(1)
 
@@ -134,7 +145,7 @@ def clear(
     tag: OptionalTag = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove cached weights and what is recorded of their sources.
+    """Remove downloaded weights and what is recorded of them.
 
     Files placed by hand stay, and so does the Hugging Face hub's own cache.
     """

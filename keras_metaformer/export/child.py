@@ -1,7 +1,8 @@
 """The child process that converts models of the JAX and PyTorch backends.
 
-Runs as `python -m keras_metaformer.export.child FOLDER` on Keras' TensorFlow backend.
-`FOLDER` holds `model.keras` and `request.json`; it gets `model.tflite` or `error.txt`.
+Runs as `python -P -m keras_metaformer.export.child FOLDER` on Keras' TensorFlow
+backend. `FOLDER` holds `model.keras` and `request.json`; it gets the result and
+`answer.json`, which names the result or says why there is none.
 """
 
 import importlib
@@ -15,11 +16,10 @@ def main(folder: Path) -> None:
     """Convert what lies in the folder."""
     import keras
 
-    from keras_metaformer.export.convert import GraphOptions
     from keras_metaformer.export.errors import ExportError
-    from keras_metaformer.export.tensorflow_converter import convert_in_process
+    from keras_metaformer.export.tensorflow_converter import convert_into
 
-    request = json.loads((folder / "request.json").read_text())
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     for module in request["modules"]:
         if module != "__main__":
             importlib.import_module(module)
@@ -30,15 +30,14 @@ def main(folder: Path) -> None:
         except (TypeError, ValueError) as error:
             raise ExportError(
                 "The model cannot be loaded on the TensorFlow backend, which has the "
-                "converter. Classes of your own must stand in a module that can be "
+                "converters. Classes of your own must stand in a module that can be "
                 "imported, with @keras.saving.register_keras_serializable(). "
                 f"{type(error).__name__}: {error}"
             ) from error
-        tflite = convert_in_process(model, GraphOptions(**request["options"]))
+        answer = {"result": convert_into(model, request, folder).name}
     except ExportError as error:
-        (folder / "error.txt").write_text(str(error))
-        raise SystemExit(1) from error
-    (folder / "model.tflite").write_bytes(tflite)
+        answer = {"error": str(error)}
+    (folder / "answer.json").write_text(json.dumps(answer), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,94 +1,98 @@
-"""From a Keras model to the bytes of a float32 TFLite file, on any backend."""
+"""What is converted on TensorFlow, whichever backend this process runs on.
+
+TensorFlow has the converters to TFLite, ONNX and SavedModel. On its backend they run in
+this process; on another the model is saved, and a child process (`child.py`) loads and
+converts it there.
+"""
 
 import dataclasses
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_metaformer.export.errors import ExportError
+from keras_metaformer.export.options import GraphOptions
 from keras_metaformer.processes import run_python
-
-#: Signature of the file, as Keras and TensorFlow name it.
-SIGNATURE = "serving_default"
-
-
-@dataclasses.dataclass(frozen=True)
-class GraphOptions:
-    """What the exported graph adds to the model.
-
-    Attributes:
-        input_shape: `(height, width, channels)` of the image.
-        mean: per channel, of pixels 0..1, or None where nothing is normalised.
-        std: likewise the standard deviation.
-        output: `"model"`, `"probabilities"` (softmax of a model that gives logits) or
-            `"logits"` (a model without its softmax).
-    """
-
-    input_shape: tuple[int, int, int]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    output: str = "model"
-
-
-def ends_in_softmax(model: keras.Model) -> bool:
-    """Whether the model gives probabilities."""
-    last = model.layers[-1]
-    if isinstance(last, keras.Model):
-        return ends_in_softmax(last)
-    if isinstance(last, keras.layers.Softmax):
-        return True
-    return getattr(last, "activation", None) is keras.activations.softmax
 
 
 def convert(model: keras.Model, options: GraphOptions) -> bytes:
-    """The float32 file of a model.
-
-    TensorFlow has the converter: on another backend the model is saved, and a child
-    process loads and converts it there.
+    """The float32 TFLite file of a model.
 
     Raises:
         ExportError: if the model cannot be converted to TFLite's own operators.
     """
+    with tempfile.TemporaryDirectory(prefix="keras-metaformer-export-") as folder:
+        request = {"form": "tflite", "options": dataclasses.asdict(options)}
+        return run_on_tensorflow(model, request, Path(folder)).read_bytes()
+
+
+def run_on_tensorflow(
+    model: keras.Model, request: dict[str, Any], folder: Path
+) -> Path:
+    """Convert a model as `tensorflow_converter.convert_into` does, on any backend.
+
+    Args:
+        model: the model, which stays as it is.
+        request: `form`, and with `"tflite"` the fields of `GraphOptions` as `options`.
+        folder: an empty folder, which gets the result and what a child process needs.
+
+    Returns:
+        The path of the result, in the folder.
+
+    Raises:
+        ExportError: if the model cannot be converted.
+    """
     if keras.backend.backend() == "tensorflow":
-        from keras_metaformer.export.tensorflow_converter import convert_in_process
+        from keras_metaformer.export.tensorflow_converter import convert_into
 
-        return convert_in_process(model, options)
-    return _convert_in_child(model, options)
+        return convert_into(model, request, folder)
+    model.save(folder / "model.keras")
+    request = {**request, "modules": _modules(model)}
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+        "PYTHONPATH": os.pathsep.join(_search_path()),
+    }
+    child = run_python(
+        "-m",
+        "keras_metaformer.export.child",
+        folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+    )
+    answer = folder / "answer.json"
+    said = json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else {}
+    if "error" in said:
+        raise ExportError(said["error"])
+    if child.returncode or "result" not in said:
+        raise ExportError(
+            "The conversion runs in a child process on the TensorFlow backend, "
+            f"which ended with status {child.returncode}. TensorFlow must be "
+            "installed (`pip install keras-metaformer[export]`), and classes of "
+            "your own be importable there. The child's last words:\n"
+            + child.stderr[-2000:]
+        )
+    return folder / said["result"]
 
 
-def _convert_in_child(model: keras.Model, options: GraphOptions) -> bytes:
-    with tempfile.TemporaryDirectory(prefix="keras-metaformer-export-") as name:
-        folder = Path(name)
-        model.save(folder / "model.keras")
-        request = {"options": dataclasses.asdict(options), "modules": _modules(model)}
-        (folder / "request.json").write_text(json.dumps(request))
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
-            # The child finds the modules that this process finds; in the current
-            # folder ("") what is nowhere else, so that nothing there is taken for
-            # TensorFlow, which this process may never have imported.
-            "PYTHONPATH": os.pathsep.join(
-                [*filter(None, sys.path), *([os.getcwd()] if "" in sys.path else [])]
-            ),
-        }
-        child = run_python("-m", "keras_metaformer.export.child", name, env=environment)
-        if (folder / "error.txt").exists():
-            raise ExportError((folder / "error.txt").read_text())
-        if child.returncode or not (folder / "model.tflite").exists():
-            raise ExportError(
-                "The conversion runs in a child process on the TensorFlow backend, "
-                f"which ended with status {child.returncode}. TensorFlow must be "
-                "installed (`pip install keras-metaformer[export]`), and classes of "
-                "your own be importable there. The child's last words:\n"
-                + child.stderr[-2000:]
-            )
-        return (folder / "model.tflite").read_bytes()
+def _search_path() -> list[str]:
+    """Where the child looks for modules: where this process does.
+
+    The working directory comes last, so that no file there is taken for a package.
+    """
+    package = str(Path(__file__).parents[2])
+    here = os.getcwd()
+    parts = [part or here for part in sys.path]
+    last = [here] if here in parts else []
+    return [package, *(part for part in parts if part not in (package, here)), *last]
 
 
 def _modules(model: keras.Model) -> list[str]:

@@ -1,5 +1,6 @@
 """Looking into TFLite files and changing them, on ai-edge-litert's schema."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ def enum_names(enum: type) -> dict[int, str]:
     return {
         value: name for name, value in vars(enum).items() if not name.startswith("_")
     }
+
+
+def operator_name(number: int) -> str:
+    """The name of an operator of TFLite's own, such as `CONV_2D`."""
+    return _operator_names().get(number, str(number))
+
+
+@functools.cache
+def _operator_names() -> dict[int, str]:
+    return enum_names(_schema().BuiltinOperator)
 
 
 class TFLiteFile:

@@ -1,7 +1,6 @@
 """`to_litert`: a Keras model as a TFLite file that phones and browsers run whole."""
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,13 @@ from keras import ops
 
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.data.examples import example_photographs
+from keras_metaformer.export import files
 from keras_metaformer.export import report as measure
-from keras_metaformer.export.convert import GraphOptions, convert, ends_in_softmax
+from keras_metaformer.export.convert import convert
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.metadata import add_metadata
+from keras_metaformer.export.metadata import add_metadata, check_transform
+from keras_metaformer.export.options import GraphOptions, ends_in_softmax
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
 from keras_metaformer.inference.folding import check_not_quantized
@@ -94,15 +95,20 @@ def to_litert(
 
     Raises:
         ExportError: if the model cannot be converted, or the file is out of tolerance.
-        ValueError: if an argument is out of range, or `model.quantize` has changed the
-            model: its layers round their inputs, which no file does in the same way.
+        ValueError: if an argument is out of range, `path` or `report_path` is no
+            place for a file, or `model.quantize` has changed the model: its layers
+            round their inputs, which no file does in the same way.
         ImportError: if a package of `keras-metaformer[export]` is missing.
     """
     path = Path(path)
+    files.check_file(path)
+    if report_path is not None:
+        files.check_file(Path(report_path), "report_path")
     check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     options = _graph_options(model, input_size, mean, std, output)
     takes_pixels = options.mean is not None or _has_preprocessing(model)
-    _check_arguments(model, path, quantize, input_type, takes_pixels, labels)
+    check_transform(transform or {})
+    _check_arguments(model, quantize, input_type, takes_pixels, labels)
     calibration = _checked_images("calibration_images", calibration_images, options)
     if quantize == "int8" and calibration is None:
         raise ValueError(
@@ -134,14 +140,8 @@ def to_litert(
     }
     content = add_metadata(content, model.name, labels, takes_pixels, own)
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with files.replacing(path) as temporary:
+        files.write(temporary, content)
         result = _report(
             content, temporary, model, options, compared, check_gpu, latency_runs
         )
@@ -154,7 +154,9 @@ def to_litert(
             import rich
 
             rich.print(result)
-        _write_json(result, report_path)
+        if report_path is not None:
+            with files.replacing(Path(report_path)) as report_file:
+                files.write(report_file, (result.to_json() + "\n").encode())
         if not result.exact and not allow_inexact:
             raise ExportError(
                 f"The file differs from the model by {result.relative_difference:.2g} "
@@ -162,10 +164,6 @@ def to_litert(
                 f"allow_inexact=True writes it even so. Received: path={str(path)!r}, "
                 f"quantize={quantize!r}"
             )
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return result
 
 
@@ -285,7 +283,6 @@ def _has_preprocessing(model: keras.Model) -> bool:
 
 def _check_arguments(
     model: keras.Model,
-    path: Path,
     quantize: str | None,
     input_type: str,
     takes_pixels: bool,
@@ -315,8 +312,6 @@ def _check_arguments(
             )
         if any("\n" in label or "\r" in label for label in labels):
             raise ValueError("`labels` must have no line breaks in them.")
-    if path.is_dir():
-        raise ValueError(f"`path` must be a file. Received: path={str(path)!r}")
 
 
 def _checked_images(name: str, images: Any, options: GraphOptions) -> Any:
@@ -411,21 +406,3 @@ def _report(
             measure.latency(content, images, latency_runs) if latency_runs else {}
         ),
     )
-
-
-def _write_json(report: ExportReport, path: str | os.PathLike[str] | None) -> None:
-    if path is None:
-        return
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_text(report.to_json() + "\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

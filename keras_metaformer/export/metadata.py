@@ -5,6 +5,7 @@ The layout is TensorFlow Lite's metadata schema: a flatbuffer `M001` in the buff
 Written by hand because the official writers do not import on current Python versions.
 """
 
+import dataclasses
 import io
 import json
 import zipfile
@@ -24,6 +25,15 @@ _NORMALIZATION_OPTIONS = 1
 _RGB = 1
 _AXIS_LABELS = 2
 
+# What may be read of a stranger's file.
+_MOST_METADATA = 1 << 16
+_LEAST_CROP = 0.1
+_SETTINGS: dict[str, Any] = {
+    "crop_fraction": (int, float),
+    "interpolation": str,
+    "squash": bool,
+}
+
 
 def add_metadata(
     content: bytes,
@@ -40,7 +50,7 @@ def add_metadata(
         labels: one per class, or None.
         takes_pixels: whether the input is pixels 0..255, which is written as
             normalisation with mean 0 and standard deviation 1.
-        own: what `read_metadata` gives back.
+        own: what `read_about` gives back.
     """
     file = TFLiteFile(content)
     tables = _metadata(file, name, labels is not None, takes_pixels)
@@ -50,18 +60,80 @@ def add_metadata(
     return result if labels is None else result + _archive(labels, len(result))
 
 
-def read_metadata(content: bytes) -> dict[str, Any]:
-    """What `add_metadata` was given as `own`, or an empty dict for other files."""
-    data = TFLiteFile(content).metadata(_OWN_NAME)
-    return {} if data is None else json.loads(data)
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What the package has written about a file, and nothing for other files.
+
+    Attributes:
+        takes_pixels: whether the input is pixels 0..255, or None.
+        output: `"probabilities"` or `"logits"`, or None.
+        transform: `crop_fraction`, `interpolation` and `squash` of the
+            `EvaluationTransform`, those that are given.
+    """
+
+    takes_pixels: bool | None = None
+    output: str | None = None
+    transform: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read_labels(content: bytes) -> list[str] | None:
+def read_about(metadata: dict[str, memoryview]) -> About:
+    """What `add_metadata` was given as `own`.
+
+    Args:
+        metadata: the file's named entries.
+
+    Raises:
+        ValueError: if it is something that `add_metadata` would not write.
+    """
+    data = metadata.get(_OWN_NAME)
+    if data is None:
+        return About()
+    if len(data) > _MOST_METADATA:
+        raise ValueError(f"{len(data)} bytes of metadata")
+    own = json.loads(bytes(data))
+    if not isinstance(own, dict):
+        raise ValueError(f"metadata of type {type(own).__name__}")
+    about = About(own.get("takes_pixels"), own.get("output"), own.get("transform", {}))
+    if about.takes_pixels not in (None, True, False):
+        raise ValueError(f"takes_pixels={about.takes_pixels!r:.80}")
+    if about.output not in (None, "probabilities", "logits"):
+        raise ValueError(f"output={about.output!r:.80}")
+    check_transform(about.transform)
+    return about
+
+
+def check_transform(transform: Any) -> None:
+    """Raise a `ValueError` unless these are settings of an `EvaluationTransform`."""
+    if not isinstance(transform, dict) or not transform.keys() <= _SETTINGS.keys():
+        raise ValueError(
+            f"`transform` has {', '.join(_SETTINGS)}. Received: {transform!r:.200}"
+        )
+    for name, value in transform.items():
+        if not isinstance(value, _SETTINGS[name]):
+            raise ValueError(f"Received: {name}={value!r:.80} in `transform`")
+    # A crop of a small part is cut out of an image made very large.
+    if not _LEAST_CROP <= transform.get("crop_fraction", 1.0) <= 1:
+        raise ValueError(
+            f"`crop_fraction` is from {_LEAST_CROP} to 1. "
+            f"Received: crop_fraction={transform['crop_fraction']!r}"
+        )
+
+
+def read_labels(content: bytes, classes: int) -> list[str] | None:
     """The labels in the file, or None.
 
-    A damaged archive raises what `zipfile` or the decoding raises.
+    Args:
+        content: the file's bytes.
+        classes: how many labels there must be.
+
+    Raises:
+        ValueError: if there is another number of them, or they are compressed by other
+            means than deflate, or are far larger than the file.
     """
-    stream = io.BytesIO(content)
+    # Labels that honest files have, with what a zip archive adds. No more is read, so
+    # that an archive of many empty files costs no more either.
+    most = len(content) // 4 + (1 << 16)
+    stream = io.BytesIO(content[-most - (1 << 16) :])
     if not zipfile.is_zipfile(stream):
         return None
     with zipfile.ZipFile(stream) as archive:
@@ -69,7 +141,23 @@ def read_labels(content: bytes) -> list[str] | None:
         if not names:
             return None
         chosen = LABELS_FILE if LABELS_FILE in names else names[0]
-        return archive.read(chosen).decode("utf-8").splitlines()
+        entry = archive.getinfo(chosen)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"labels in compression {entry.compress_type}")
+        with archive.open(entry) as file:
+            data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"labels of more than {most} bytes")
+    # Lines end in a line feed, or in a carriage return before it, and nowhere else: a
+    # label may hold what Unicode has for the ends of lines and pages.
+    data = data.replace(b"\r\n", b"\n").removesuffix(b"\n")
+    lines = data.count(b"\n") + 1
+    if lines != classes:
+        raise ValueError(
+            f"Expected a label for each of the {classes} classes. "
+            f"Received: {lines} labels"
+        )
+    return data.decode("utf-8").split("\n")
 
 
 def _archive(labels: Sequence[str], position: int) -> bytes:

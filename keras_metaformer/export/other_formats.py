@@ -1,32 +1,39 @@
 """ONNX and SavedModel, through Keras' own exporters."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
-from typing import Any
 
 import keras
 
-from keras_metaformer.export.errors import ExportError
-from keras_metaformer.inference.folding import fold
-from keras_metaformer.layers import fast_paths
+from keras_metaformer.export import files
+from keras_metaformer.export.convert import run_on_tensorflow
+from keras_metaformer.inference.folding import check_not_quantized
 
 
 def to_onnx(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     """Export a folded model to an ONNX file, for onnxruntime and others.
 
     Args:
-        model: functional model, on any backend; its batch stays open.
-        path: of the file, as a rule ending in `.onnx`.
+        model: functional or sequential model, on any backend, compiled or called or
+            not; its batch stays open. Where the backend is not TensorFlow, a child
+            process exports.
+        path: of the file, as a rule ending in `.onnx`. A file there is replaced.
 
     Returns:
         The path.
 
     Raises:
         ExportError: if Keras cannot export the model; the message has its reason.
+        TypeError: if `model` is no such model.
+        ValueError: if `path` is a folder, or in none that can be written to, or the
+            model is quantized.
     """
-    return _export(model, Path(path), "onnx")
+    path = Path(path)
+    files.check_file(path)
+    _check_model(model)
+    with files.folder_beside(path) as folder:
+        os.replace(run_on_tensorflow(model, {"form": "onnx"}, folder), path)
+    return path
 
 
 def to_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> Path:
@@ -35,38 +42,33 @@ def to_saved_model(model: keras.Model, path: str | os.PathLike[str]) -> Path:
     The signature `serving_default` takes a batch of images.
 
     Args:
-        model: functional model, on the TensorFlow or JAX backend.
-        path: of the folder.
+        model: functional or sequential model, on any backend. Where that is not
+            TensorFlow, a child process exports.
+        path: of the folder: a new one, or that of an earlier SavedModel, which is
+            replaced. Any other is refused, an empty one too.
 
     Returns:
         The path.
 
     Raises:
         ExportError: if Keras cannot export the model; the message has its reason.
+        TypeError: if `model` is no such model.
+        ValueError: if `path` stands for something other than a SavedModel, or the
+            model is quantized.
     """
-    return _export(model, Path(path), "tf_saved_model")
-
-
-def _export(model: keras.Model, path: Path, form: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-        temporary = Path(folder) / (path.name or "model")
-        # Keras refuses a model that was never called, unless told what it takes.
-        signature = [
-            keras.InputSpec(shape=image.shape, dtype=image.dtype, name=image.name)
-            for image in model.inputs
-        ]
-        options: dict[str, Any] = {"format": form, "verbose": False}
-        options["input_signature"] = signature
-        try:
-            with fast_paths.switched(False):  # Plain operations, for every reader.
-                fold(model).export(temporary, **options)
-        except Exception as error:  # The exporters raise many kinds.
-            raise ExportError(
-                f"Keras cannot export the model to {form!r} on the "
-                f"{keras.backend.backend()} backend: {type(error).__name__}: {error}"
-            ) from error
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+    path = Path(path)
+    files.check_saved_model(path)
+    _check_model(model)
+    with files.folder_beside(path) as folder:
+        new = run_on_tensorflow(model, {"form": "tf_saved_model"}, folder)
+        files.place_saved_model(new, path, folder)
     return path
+
+
+def _check_model(model: keras.Model) -> None:
+    if not isinstance(model, keras.Model) or not getattr(model, "inputs", None):
+        raise TypeError(
+            "Expected a functional or sequential Keras model that knows its inputs. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    check_not_quantized(model, "export it")

@@ -3,18 +3,22 @@
 import contextlib
 import io
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from keras_metaformer.export.convert import SIGNATURE
+from keras_metaformer.export.options import SIGNATURE
 
 #: What `to_litert(quantize=...)` takes besides None.
 FORMATS = ("float16", "dynamic", "int8")
 
 #: Statistics of norms: their range is too wide for eight bits.
 _KEPT_IN_FLOAT = ("SQUARED_DIFFERENCE", "MEAN", "RSQRT")
+
+# Logging and the standard streams belong to all of the process.
+_LOCK = threading.Lock()
 
 
 def quantize_file(content: bytes, form: str, calibration: np.ndarray | None) -> bytes:
@@ -54,7 +58,7 @@ def quantize_file(content: bytes, form: str, calibration: np.ndarray | None) -> 
         )
 
     calibrated = None
-    with _quiet():
+    with _LOCK, _quiet():
         if form == "float16":
             weights_as_float16(names.ALL_SUPPORTED)
         elif form == "dynamic":

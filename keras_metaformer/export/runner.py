@@ -1,7 +1,8 @@
 """Running exported models in Python: ai-edge-litert, NumPy and Pillow, no Keras."""
 
-import math
 import os
+import stat
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,28 @@ import numpy as np
 
 from keras_metaformer.data.images import EvaluationTransform, load_image
 from keras_metaformer.export.errors import ModelFileError
-from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.metadata import read_labels, read_metadata
+from keras_metaformer.export.metadata import About, read_about, read_labels
+from keras_metaformer.export.operators import FLOAT32, INT8, UINT8
+from keras_metaformer.export.tables import DamagedFileError
+from keras_metaformer.export.verify import VerifiedFile, verify
+from keras_metaformer.export.weight_cache import with_cache
 
-# Elements; far beyond any image classifier's.
-_LARGEST_TENSOR = 1 << 28
+# What a flatbuffer's offsets reach.
+_LARGEST_FILE = (1 << 31) - 1
 
 
 class LiteRTModel:
     """A `.tflite` image classifier, ready to run.
 
+    The file may be a stranger's: it is checked before the runtime sees it (`verify`).
+    Threads may share a model; they take turns.
+
     Args:
         path: the file.
         num_threads: int. Threads of the CPU.
-        weight_cache: path of a file in which XNNPACK keeps its packed weights, so that
-            the next start is faster and processes share them; None for no cache.
+        weight_cache: path of a folder in which XNNPACK's packed weights are kept, one
+            file for each model, so that the next start is faster and processes share
+            them; None for no cache.
 
     Attributes:
         labels: one per class, or None where the file has none.
@@ -36,7 +44,8 @@ class LiteRTModel:
 
     Raises:
         ModelFileError: if the file is missing, empty, cut off, damaged, no TFLite file,
-            or no image classifier with one input and one output of static shape.
+            or no image classifier with one input and one output of static shape, made
+            of operators that are known here.
         ImportError: if ai-edge-litert is not installed.
 
     Example:
@@ -58,44 +67,35 @@ class LiteRTModel:
             )
         self.path = Path(path)
         content = _checked_content(self.path)
-        # A damaged model may crash the runtime instead of raising.
-        check_tables(content, self.path)
-        self._interpreter = _interpreter(content, self.path, num_threads)
-        self._input, self._output = self._checked_tensors()
-        self._compiled = None
-        if weight_cache is not None:
-            self._compiled = _CompiledModel(self.path, num_threads, weight_cache)
-        self.input_shape: tuple[int, ...] = tuple(map(int, self._input["shape"][1:]))
-        self.input_dtype = np.dtype(self._input["dtype"])
-        self.labels: list[str] | None = None
-        self.takes_pixels: bool | None = None
-        self.gives: str | None = None
-        self._transform: EvaluationTransform | None = None
+        verified = _verified(content, self.path)
+        self.input_shape: tuple[int, ...] = verified.image.shape[1:]
+        self.input_dtype = np.dtype(
+            "float32" if verified.image.type == FLOAT32 else "uint8"
+        )
+        classes = verified.output.shape[-1]
         try:
-            self._read_metadata(content)
+            about = read_about(verified.metadata)
+            self.labels = read_labels(content, classes)
+            self._transform = _transform(self.input_shape, about)
         except Exception as error:  # Damaged archives and texts raise anything.
             raise ModelFileError(
                 "Expected a whole .tflite file; its labels or metadata cannot be read "
                 f"({type(error).__name__}: {error}). Received: path={str(path)!r}"
             ) from error
-        classes = int(self._output["shape"][-1])
-        if self.labels is not None and len(self.labels) != classes:
-            raise ModelFileError(
-                f"Expected a label for each of the {classes} classes. "
-                f"Received: {len(self.labels)} labels in {str(self.path)!r}"
+        self.takes_pixels = True if self.input_dtype == np.uint8 else about.takes_pixels
+        self.gives = about.output
+        # The runtime keeps one image's numbers: threads take turns.
+        self._lock = threading.Lock()
+        self._interpreter = _interpreter(content, self.path, num_threads)
+        (self._input,) = self._interpreter.get_input_details()
+        (self._output,) = self._interpreter.get_output_details()
+        self._compiled = None
+        if weight_cache is not None:
+            self._compiled = with_cache(
+                content,
+                Path(weight_cache),
+                lambda cache: _CompiledModel(content, num_threads, cache),
             )
-
-    def _read_metadata(self, content: bytes) -> None:
-        self.labels = read_labels(content)
-        about = read_metadata(content)
-        self.takes_pixels = about.get("takes_pixels")
-        if self.input_dtype == np.uint8:
-            self.takes_pixels = True
-        self.gives = about.get("output")
-        height, width, channels = self.input_shape
-        if height == width and channels == 3:
-            settings = about.get("transform") or {}
-            self._transform = EvaluationTransform(height, **settings)
 
     def predict(self, images: Any) -> np.ndarray:
         """The model's output for each image.
@@ -173,20 +173,24 @@ class LiteRTModel:
         return results
 
     def _run(self, image: np.ndarray) -> np.ndarray:
-        if self._compiled is not None:
-            size = int(self._output["shape"][-1])
-            output = self._compiled.run(image[None], size, self._output["dtype"])
-        else:
-            self._interpreter.set_tensor(self._input["index"], image[None])
-            try:
-                self._interpreter.invoke()
-            except (ValueError, RuntimeError) as error:
-                raise ModelFileError(
-                    "Expected a .tflite file that can be run; running it failed: "
-                    f"{error}. Received: path={str(self.path)!r}"
-                ) from error
-            output = self._interpreter.get_tensor(self._output["index"])
+        with self._lock:
+            if self._compiled is not None:
+                size = int(self._output["shape"][-1])
+                output = self._compiled.run(image[None], size, self._output["dtype"])
+            else:
+                output = self._invoked(image)
         return _dequantized(output, self._output).reshape(1, -1)
+
+    def _invoked(self, image: np.ndarray) -> np.ndarray:
+        self._interpreter.set_tensor(self._input["index"], image[None])
+        try:
+            self._interpreter.invoke()
+        except (ValueError, RuntimeError) as error:
+            raise ModelFileError(
+                "Expected a .tflite file that can be run; running it failed: "
+                f"{error}. Received: path={str(self.path)!r}"
+            ) from error
+        return self._interpreter.get_tensor(self._output["index"])
 
     def _prepared(self, image: Any) -> np.ndarray:
         if isinstance(image, np.ndarray):
@@ -224,33 +228,6 @@ class LiteRTModel:
         limits = np.iinfo(self.input_dtype)
         return np.clip(np.rint(array), limits.min, limits.max).astype(self.input_dtype)
 
-    def _checked_tensors(self) -> tuple[dict, dict]:
-        try:
-            inputs = self._interpreter.get_input_details()
-            outputs = self._interpreter.get_output_details()
-        except ValueError as error:  # a name that is no text
-            raise ModelFileError(
-                "Expected a whole .tflite file; its input and output cannot be read: "
-                f"{error}. Received: path={str(self.path)!r}"
-            ) from error
-        shapes = [
-            tuple(detail["shape_signature"].tolist()) for detail in inputs + outputs
-        ]
-        fits = (
-            len(inputs) == len(outputs) == 1
-            and len(shapes[0]) == 4
-            and shapes[0][0] == shapes[1][0] == 1
-            and min(shapes[0] + shapes[1]) > 0
-            and np.dtype(inputs[0]["dtype"]) in (np.float32, np.uint8)
-        )
-        if not fits:
-            raise ModelFileError(
-                "Expected a model from one image (1, height, width, channels), float32 "
-                "or uint8, to one output (1, classes). Received: tensors of shapes "
-                f"{shapes} in {str(self.path)!r}"
-            )
-        return inputs[0], outputs[0]
-
 
 def _one_by_one(images: Any) -> Iterable[Any]:
     if isinstance(images, np.ndarray):
@@ -263,48 +240,69 @@ def _one_by_one(images: Any) -> Iterable[Any]:
 def _checked_content(path: Path) -> bytes:
     received = f"Received: path={str(path)!r}"
     try:
-        content = path.read_bytes()
+        # Not blocking: opening a pipe would wait for a writer.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(handle, "rb") as stream:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(
+                    f"Expected a .tflite file; this is no regular file. {received}"
+                )
+            start = stream.read(8)
+            if not start:
+                raise ModelFileError(
+                    f"Expected a .tflite file; this one is empty. {received}"
+                )
+            if start[4:] != b"TFL3":
+                raise ModelFileError(
+                    "Expected a .tflite file, which has 'TFL3' at byte 4; this one "
+                    f"starts with {start!r}. {received}"
+                )
+            if status.st_size > _LARGEST_FILE:
+                raise ModelFileError(
+                    f"Expected a .tflite file of at most {_LARGEST_FILE} bytes; this "
+                    f"one has {status.st_size}. {received}"
+                )
+            stream.seek(0)
+            return stream.read(status.st_size)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ModelFileError(
             f"Expected a .tflite file: {reason}. {received}"
         ) from error
-    if not content:
-        raise ModelFileError(f"Expected a .tflite file; this one is empty. {received}")
-    if content[4:8] != b"TFL3":
-        raise ModelFileError(
-            "Expected a .tflite file, which has 'TFL3' at byte 4; this one starts "
-            f"with {content[:8]!r}. {received}"
-        )
-    return content
 
 
-def check_tables(content: bytes, path: Path) -> None:
-    """Read the file's tables, and check that all of its weights are there.
-
-    Raises:
-        ModelFileError: if the file is cut off or damaged.
-    """
+def _verified(content: bytes, path: Path) -> VerifiedFile:
     try:
-        file = TFLiteFile(content)
-        graph = file.graph
-        tensors = len(graph.tensors)
-        for operator in graph.operators:
-            for index in (*operator.inputs, *operator.outputs):
-                if not -1 <= index < tensors:
-                    raise ValueError(f"tensor {index} of {tensors}")
-        for tensor in graph.tensors:
-            file.model.buffers[tensor.buffer]
-            shape = [] if tensor.shape is None else list(map(int, tensor.shape))
-            # The runtime would try to allocate it.
-            if math.prod(map(abs, shape)) > _LARGEST_TENSOR:
-                raise ValueError(f"a tensor of shape {shape}")
-        file.operators()
-    except Exception as error:  # Damaged tables lead anywhere.
+        verified = verify(content)
+    except DamagedFileError as error:
         raise ModelFileError(
-            "Expected a whole .tflite file; its tables cannot be read "
-            f"({type(error).__name__}: {error}). Received: path={str(path)!r}"
+            "Expected a whole .tflite file of an image classifier; found "
+            f"{error}. Received: path={str(path)!r}"
         ) from error
+    image, output = verified.image, verified.output
+    fits = (
+        len(image.shape) == 4
+        and len(output.shape) >= 2
+        and image.shape[0] == 1
+        and output.size == output.shape[-1]
+        and image.type in (FLOAT32, UINT8)
+        and output.type in (FLOAT32, UINT8, INT8)
+    )
+    if not fits:
+        raise ModelFileError(
+            "Expected a model from one image (1, height, width, channels), float32 "
+            "or uint8, to one output (1, classes). Received: tensors of shapes "
+            f"{[image.shape, output.shape]} in {str(path)!r}"
+        )
+    return verified
+
+
+def _transform(shape: tuple[int, ...], about: About) -> EvaluationTransform | None:
+    height, width, channels = shape
+    if height != width or channels != 3:
+        return None
+    return EvaluationTransform(height, **about.transform)
 
 
 def _interpreter(content: bytes, path: Path, threads: int) -> Any:
@@ -329,7 +327,7 @@ def _interpreter(content: bytes, path: Path, threads: int) -> Any:
 class _CompiledModel:
     """LiteRT's newer interface, the one that can cache packed weights."""
 
-    def __init__(self, path: Path, threads: int, weight_cache: Any) -> None:
+    def __init__(self, content: bytes, threads: int, weight_cache: Path) -> None:
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.cpu_options import CpuOptions
         from ai_edge_litert.hardware_accelerator import HardwareAccelerator
@@ -341,7 +339,8 @@ class _CompiledModel:
         options = Options(
             hardware_accelerators=HardwareAccelerator.CPU, cpu_options=cpu
         )
-        self._model = CompiledModel.from_file(str(path), options=options)
+        self._content = content  # Which the runtime goes on reading.
+        self._model = CompiledModel.from_buffer(content, options=options)
         self._inputs = self._model.create_input_buffers(0)
         self._outputs = self._model.create_output_buffers(0)
 

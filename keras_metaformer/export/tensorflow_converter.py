@@ -4,20 +4,78 @@ import contextlib
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_metaformer.export.convert import SIGNATURE, GraphOptions, ends_in_softmax
 from keras_metaformer.export.errors import ExportError
 from keras_metaformer.export.flatbuffer import TFLiteFile
-from keras_metaformer.export.graph import Value, is_traced, lower_model
-from keras_metaformer.inference.folding import fold
+from keras_metaformer.export.graph import Value, is_traced, lower, lower_model
+from keras_metaformer.export.options import (
+    SIGNATURE,
+    GraphOptions,
+    ends_in_softmax,
+    last_operation,
+)
+from keras_metaformer.inference.folding import LayerCopyError, fold, is_graph
+from keras_metaformer.layers import fast_paths
+
+# The converters' messages are silenced, and the fast paths are switched, for all of the
+# process: one thread at a time.
+_LOCK = threading.Lock()
 
 
-def convert_in_process(model: keras.Model, options: GraphOptions) -> bytes:
+def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> Path:
+    """Convert a model, and write the result into a folder.
+
+    Args:
+        model: the model, which stays as it is.
+        request: `form`: `"tflite"`, `"onnx"` or `"tf_saved_model"`. With the first, the
+            fields of `GraphOptions` as `options`.
+        folder: where to.
+
+    Returns:
+        The path of the result.
+
+    Raises:
+        ExportError: if the model cannot be converted.
+    """
+    form = request["form"]
+    result = folder / f"result.{form}"
+    with _LOCK:
+        if form == "tflite":
+            content = tflite_of(model, GraphOptions(**request["options"]))
+            result.write_bytes(content)
+        else:
+            _export(model, result, form)
+    return result
+
+
+def _export(model: keras.Model, path: Path, form: str) -> None:
+    model = _folded(model)
+    # Keras refuses a model that was never called, unless told what it takes.
+    signature = [
+        keras.InputSpec(shape=image.shape, dtype=image.dtype, name=image.name)
+        for image in model.inputs
+    ]
+    options: dict[str, Any] = {"format": form, "verbose": False}
+    options["input_signature"] = signature
+    try:
+        with fast_paths.switched(False):  # Plain operations, for every reader.
+            model.export(path, **options)
+    except Exception as error:  # The exporters raise many kinds.
+        raise ExportError(
+            f"Keras cannot export the model to {form!r}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
     """The float32 file of a model, with input `image` and one named output.
 
     Raises:
@@ -25,8 +83,9 @@ def convert_in_process(model: keras.Model, options: GraphOptions) -> bytes:
     """
     model = _folded(model)
     probabilities = ends_in_softmax(model)
+    parts: list[Any] = [model]
     if options.output == "logits" and probabilities:
-        model, probabilities = _without_softmax(model), False
+        parts, probabilities = _without_softmax(model), False
     add_softmax = options.output == "probabilities" and not probabilities
 
     @tf.function(
@@ -39,7 +98,10 @@ def convert_in_process(model: keras.Model, options: GraphOptions) -> bytes:
             mean, std = np.array(options.mean), np.array(options.std)
             normalized = value.times(1.0 / (255.0 * std)).plus(-mean / std)
             value = Value(normalized.computed())
-        result = lower_model(model, value).computed()
+        for part in parts:
+            graph = isinstance(part, keras.Model)
+            value = lower_model(part, value) if graph else lower(part, value)
+        result = value.computed()
         return tf.nn.softmax(result) if add_softmax else result
 
     try:
@@ -59,21 +121,42 @@ def convert_in_process(model: keras.Model, options: GraphOptions) -> bytes:
 
 
 def _folded(model: keras.Model) -> keras.Model:
+    """The model folded, or as it is where layers of the user's cannot be copied."""
+    if not is_graph(model):
+        return model
     try:
         return fold(model)
-    except Exception:  # No functional model, or layers of the user's own inside.
+    except LayerCopyError:
         return model
 
 
-def _without_softmax(model: keras.Model) -> keras.Model:
-    last = model.layers[-1]
-    if isinstance(last, keras.layers.Dense):
-        last.activation = keras.activations.linear
-        return model
-    raise ExportError(
-        "Logits can be had of a model that ends in a Dense layer with softmax. "
-        f"Received: a model that ends in {type(last).__name__}"
+def _without_softmax(model: keras.Model) -> list[Any]:
+    """Models and layers that, one after the other, give the model's logits.
+
+    They share the model's layers, which stay as they are.
+    """
+    last, tensor = last_operation(model)
+    if tensor is None:
+        raise ExportError(
+            "Logits can be had of functional and sequential models. "
+            f"Received: model={model.name!r} of type {type(model).__name__}"
+        )
+    before = keras.Model(model.inputs, tensor)
+    if isinstance(last, keras.Model):
+        return [before, *_without_softmax(last)]
+    if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
+        return [before]
+    if not isinstance(last, keras.layers.Dense):
+        raise ExportError(
+            "Logits can be had of a model that ends in a Dense layer with softmax, or "
+            f"in a softmax. Received: a model that ends in {type(last).__name__}"
+        )
+    linear = keras.layers.Dense.from_config(
+        {**last.get_config(), "activation": "linear"}
     )
+    linear.build(tensor.shape)
+    linear.set_weights(last.get_weights())
+    return [before, linear]
 
 
 def _explanation(model: keras.Model, error: Exception) -> str:

@@ -36,6 +36,10 @@ from keras_metaformer.layers import (
 LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
 
 
+class LayerCopyError(TypeError):
+    """A layer, of a class that is not Keras' or this library's, cannot be copied."""
+
+
 def fold(model: keras.Model) -> keras.Model:
     """A model that computes the same with fewer operations, for inference.
 
@@ -68,11 +72,12 @@ def fold(model: keras.Model) -> keras.Model:
         TypeError: if `model` is neither a functional nor a sequential Keras model.
         ValueError: if it is not built, and so has no weights, or if layers of it are
             quantized.
+        LayerCopyError: if a layer of another's class cannot be made from its config.
 
     Reference:
         - RepVGG: Making VGG-style ConvNets Great Again, https://arxiv.org/abs/2101.03697
     """
-    if not _is_graph(model):
+    if not is_graph(model):
         raise TypeError(
             "`fold` takes a functional or sequential Keras model. "
             f"Received: model={model!r} of type {type(model).__name__}"
@@ -92,7 +97,7 @@ def fold(model: keras.Model) -> keras.Model:
             return replaced[layer.name]
         if isinstance(layer, keras.layers.InputLayer):
             return type(layer).from_config(layer.get_config())
-        if _is_graph(layer):
+        if is_graph(layer):
             return fold(layer)
         if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
             return _copy(layer, _input_shape(layer))
@@ -124,7 +129,8 @@ def check_not_quantized(model: keras.Model, action: str) -> None:
             )
 
 
-def _is_graph(model: Any) -> bool:
+def is_graph(model: Any) -> bool:
+    """Whether a model is a graph of layers: functional or sequential."""
     return isinstance(model, keras.Sequential) or (
         isinstance(model, keras.Model) and hasattr(model, "operations")
     )
@@ -178,15 +184,31 @@ def _fold_part(layer: Any, name: str, input_shape: Any) -> Any:
 
 
 def _copy(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
-    copy = type(layer).from_config(layer.get_config())
-    if layer.weights:
-        if not copy.built:
-            # As a saved layer is built: some are built for more than one shape.
-            copy.build_from_config(
-                layer.get_build_config() or {"input_shape": input_shape}
-            )
-        copy.set_weights(layer.get_weights())
+    try:
+        copy = type(layer).from_config(layer.get_config())
+        if layer.weights:
+            if not copy.built:
+                # As a saved layer is built: some are built for more than one shape.
+                copy.build_from_config(
+                    layer.get_build_config() or {"input_shape": input_shape}
+                )
+            copy.set_weights(layer.get_weights())
+    except Exception as error:  # Another's code raises anything.
+        if not _holds_anothers(layer):
+            raise
+        raise LayerCopyError(
+            "Folding copies layers through their config, which failed for "
+            f"{type(layer).__name__} ({layer.name!r}): {type(error).__name__}: {error}"
+        ) from error
     return copy
+
+
+def _holds_anothers(layer: keras.layers.Layer) -> bool:
+    """Whether a layer, or one inside it, is not Keras' or this library's."""
+    return any(
+        type(each).__module__.split(".")[0] not in ("keras", "keras_metaformer")
+        for each in layer._flatten_layers(include_self=True)
+    )
 
 
 @_rule_for(BatchNormalized)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
 from keras_metaformer.layers.star_relu import StarReLU
@@ -252,7 +252,7 @@ class _Calling(Run):
         return branch
 
     def add(self, x, branch, scale=None):
-        return fast_operations.residual_sum(
+        return operations.residual_sum(
             x,
             None if scale is None else scale.scale,
             branch,
@@ -272,7 +272,7 @@ def _activation_and_dense(outer: Any, activation: Any, dense: Any, x: Any) -> An
         return None
     if not is_prepared(outer, activation, x) or not is_prepared(outer, dense, x):
         return None
-    return fast_operations.star_relu_then_dense(
+    return operations.star_relu_then_dense(
         x, activation.scale, activation.bias, dense.kernel, dense.bias
     )
 

@@ -1,14 +1,9 @@
 """Depthwise convolution with the padding of the reference implementations."""
 
-from typing import Any
-
 import keras
-from keras import ops
 
-from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.validation import positive_integer
-
-_FAST: Any = fast_paths.backend_module("keras_metaformer.layers.fast_depthwise")
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -83,7 +78,8 @@ class DepthwiseConvolution(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        outputs = depthwise_convolution(inputs, self.kernel, self.strides)
+        kernel, strides = self.kernel, self.strides
+        outputs = operations.depthwise_convolution(inputs, kernel, strides)
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
@@ -105,35 +101,3 @@ class DepthwiseConvolution(keras.layers.Layer):
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
         )
         return config
-
-
-def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
-    """Depthwise convolution, padded by half the kernel on every side.
-
-    Takes the fast path of the backend in use, where there is one and `fast_paths` are
-    enabled: on CPUs JAX, and TensorFlow under XLA, add up shifted maps, with gradients
-    of their own (to first order, in reverse mode); torch calls its own operation on a
-    view that needs no copy.
-
-    Args:
-        inputs: float tensor `(batch, height, width, channels)`.
-        kernel: float tensor `(size, size, channels, depth_multiplier)`, size odd.
-        strides: int. Step in both directions, in pixels.
-
-    Returns:
-        Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
-        sizes rounded up, of the inputs' dtype.
-    """
-    kernel = ops.convert_to_tensor(kernel, inputs.dtype)
-    if fast_paths.enabled() and _FAST is not None and _FAST.is_fast():
-        return _FAST.depthwise_convolution(inputs, kernel, strides)
-    return plain_depthwise_convolution(inputs, kernel, strides)
-
-
-def plain_depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
-    """The same through Keras' own operation, on every backend."""
-    if strides == 1:  # "same" is then symmetric, and the backends are fast at it.
-        return ops.depthwise_conv(inputs, kernel, padding="same")
-    half = kernel.shape[0] // 2
-    padded = ops.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
-    return ops.depthwise_conv(padded, kernel, strides=strides, padding="valid")

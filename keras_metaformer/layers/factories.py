@@ -1,5 +1,6 @@
 """From what a user writes - a name, a layer, a class, a factory - to a fresh layer."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
+from keras_metaformer.names import question
 
 LayerFactory = Callable[..., keras.layers.Layer]
 #: What stands for a layer in an argument.
@@ -46,8 +48,9 @@ def make_layer(
     if isinstance(spec, str):
         if spec not in named:
             raise ValueError(
-                f"Unknown {kind}: expected one of {sorted(named)}, a Keras layer, a "
-                f"layer class or a factory. Received: {kind}={spec!r}"
+                f"Unknown {kind}.{question(spec, named)} Expected one of "
+                f"{sorted(named)}, a Keras layer, a layer class or a factory. "
+                f"Received: {kind}={spec!r}"
             )
         return named[spec](dtype=dtype, **options)
     if isinstance(spec, keras.layers.Layer):
@@ -81,8 +84,43 @@ ACTIVATIONS: dict[str, LayerFactory] = {
 
 
 def make_activation(spec: Any, dtype: Any = None) -> keras.layers.Layer:
-    """A fresh activation layer; see `make_layer` for what `spec` may be."""
+    """A fresh activation layer.
+
+    Args:
+        spec: one of `ACTIVATIONS`, the name of any other activation of Keras, a
+            function of one tensor, or what `make_layer` takes.
+        dtype: dtype or policy where no layer is given, None for Keras' current policy.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    function = spec
+    if isinstance(spec, str) and spec not in ACTIVATIONS:
+        function = getattr(keras.activations, spec, None)
+        if function is None or spec in ("get", "serialize", "deserialize"):
+            known = {*ACTIVATIONS, *vars(keras.activations)}
+            raise ValueError(
+                f"Unknown activation.{question(spec, known)} Expected one of "
+                f"{sorted(ACTIVATIONS)}, the name of an activation of Keras, a "
+                "function, a Keras layer, a layer class or a factory. "
+                f"Received: activation={spec!r}"
+            )
+    if not isinstance(function, str) and _takes_a_tensor(function):
+        return keras.layers.Activation(function, dtype=dtype)
     return make_layer("activation", spec, ACTIVATIONS, dtype)
+
+
+def _takes_a_tensor(spec: Any) -> bool:
+    """Whether this is a function of a tensor and not a factory without arguments."""
+    if isinstance(spec, (keras.layers.Layer, type)) or not callable(spec):
+        return False
+    try:
+        inspect.signature(spec).bind()
+    except TypeError:
+        return True
+    except ValueError:  # No signature is known, as of functions written in C.
+        return True
+    return False
 
 
 def _layer_norm(use_bias, epsilon, dtype):

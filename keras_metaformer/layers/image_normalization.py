@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -48,7 +48,7 @@ class ImageNormalization(keras.layers.GroupNormalization):
         if len(inputs.shape) == 4:
             gamma = self.gamma if self.scale else None
             beta = self.beta if self.center else None
-            outputs = fast_operations.image_norm(inputs, gamma, beta, self.epsilon)
+            outputs = operations.image_norm(inputs, gamma, beta, self.epsilon)
         if outputs is None:
             return super().call(inputs)
         # Keras' layer does not cast its inputs: a float32 map may come in.

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers import fast_operations, fast_paths
+from keras_metaformer.layers import fast_paths, operations
 
 #: Keras' layers whose `call` needs nothing of what `__call__` prepares.
 _STOCK = (
@@ -139,12 +139,12 @@ def _fast_layer_norm(layer: Any, inputs: Any) -> Any:
     """The backend's fused norm over the channels, or None."""
     if layer.rms_scaling or layer.axis not in (-1, [-1], [len(inputs.shape) - 1]):
         return None
-    return fast_operations.layer_norm(inputs, layer.gamma, layer.beta, layer.epsilon)
+    return operations.layer_norm(inputs, layer.gamma, layer.beta, layer.epsilon)
 
 
 def _dense(layer: Any, inputs: Any) -> Any:
-    outputs = fast_operations.once(
-        fast_operations.dense(inputs, layer.kernel, layer.bias)
+    outputs = operations.gradient_barrier(
+        operations.dense(inputs, layer.kernel, layer.bias)
     )
     if layer.activation in (None, keras.activations.linear):
         return outputs

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -48,7 +48,7 @@ class PoolingMixer(keras.layers.Layer):
             )
 
     def call(self, inputs):
-        pooled = fast_operations.average_pool(inputs, self.pool_size)
+        pooled = operations.average_pool(inputs, self.pool_size)
         pooled -= inputs  # On torch in the memory of the means.
         return pooled
 

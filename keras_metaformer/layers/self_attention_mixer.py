@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
@@ -56,7 +56,9 @@ class SelfAttentionMixer(LayerWithParts):
         if channels % self.head_dim:
             raise ValueError(
                 "`SelfAttentionMixer` needs channels that are a multiple of "
-                f"`head_dim`. Received: channels={channels}, head_dim={self.head_dim}"
+                "`head_dim`, which a model is told by a layer: "
+                "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`. "
+                f"Received: channels={channels}, head_dim={self.head_dim}"
             )
         self.qkv = self._linear(3 * channels, "qkv")
         self.output_projection = self._linear(channels, "output_projection")
@@ -80,7 +82,7 @@ class SelfAttentionMixer(LayerWithParts):
         qkv = ops.reshape(qkv, (-1, height * width, 3 * heads, self.head_dim))
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
-        mixed = fast_operations.attention(query, key, value)
+        mixed = operations.attention(query, key, value)
         mixed = ops.reshape(mixed, (-1, height, width, channels))
         return call_inner(self, self.output_projection, mixed)
 

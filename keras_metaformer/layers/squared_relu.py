@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.plain_layer import PlainLayer
 
 
@@ -32,7 +32,7 @@ class SquaredReLU(PlainLayer):
     can_overwrite = True
 
     def call(self, inputs, overwrite=False):
-        return fast_operations.squared_relu(inputs, overwrite)
+        return operations.squared_relu(inputs, overwrite)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers import fast_operations
+from keras_metaformer.layers import operations
 
 #: Initial (scale, bias) by name. "code" is what sail-sg/metaformer starts from;
 #: "paper" gives a standard normal input unit variance and zero mean (section 2.3:
@@ -92,7 +92,7 @@ class StarReLU(keras.layers.Layer):
         )
 
     def call(self, inputs, overwrite=False):
-        return fast_operations.star_relu(inputs, self.scale, self.bias, overwrite)
+        return operations.star_relu(inputs, self.scale, self.bias, overwrite)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -4,7 +4,8 @@ The behaviour is that of `keras.applications`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -21,6 +22,37 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MLP_HEAD_RATIO = 4
 # PyTorch's default, which the official MLP head keeps (its other norms have 1e-6).
 _MLP_HEAD_EPSILON = 1e-5
+
+
+@contextmanager
+def dtype_policy(dtype: Any) -> Iterator[None]:
+    """Gives the layers that are made inside a `with` block a dtype policy.
+
+    Keras holds its policy for each thread apart, so that others see nothing of it.
+
+    Args:
+        dtype: name such as `"mixed_bfloat16"`, a `keras.DTypePolicy`, or None for what
+            is set already.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if dtype is None:
+        yield
+        return
+    try:
+        policy = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`dtype` must be the name of a dtype or of a policy, such as 'float16' or "
+            f"'mixed_bfloat16', or a `keras.DTypePolicy`. Received: dtype={dtype!r}"
+        ) from error
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 @dataclasses.dataclass(frozen=True)

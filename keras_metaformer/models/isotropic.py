@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from keras_metaformer.blocks.downsampling import Downsampling
 from keras_metaformer.blocks.residual_branch import check_residual_scaling
 from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.models.arguments import explains_its_arguments
 from keras_metaformer.models.block_factory import (
     BlockConfig,
     linear_rates,
     needs_static_size,
 )
 from keras_metaformer.models.config import check_rate
-from keras_metaformer.models.image_model import ImageArguments
+from keras_metaformer.models.image_model import ImageArguments, dtype_policy
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
 
 DEFAULT_SIZE = 224
@@ -66,6 +67,7 @@ class IsotropicConfig:
         )
 
 
+@explains_its_arguments
 def IsotropicMetaFormer(
     depth: int,
     width: int,
@@ -80,7 +82,23 @@ def IsotropicMetaFormer(
     classifier_activation: Any = "softmax",
     name: str | None = "isotropic_metaformer",
     include_preprocessing: bool = False,
-    **fields: Any,
+    *,
+    activation: Any = "gelu",
+    norm: Any = "layer_norm",
+    norm_epsilon: float = 1e-6,
+    residual_scaling: str = "none",
+    residual_scale_initial_value: float = 1.0,
+    layer_scale_initial_value: float = 1e-5,
+    use_bias: bool = True,
+    channel_mixer: Any = "mlp",
+    mlp_ratio: float = 4.0,
+    mlp_dropout: float = 0.0,
+    output_norm: Any = "layer_norm",
+    stochastic_depth_rate: float = 0.0,
+    head_dropout: float = 0.0,
+    gradient_checkpointing: bool = False,
+    seed: int | None = None,
+    dtype: Any = None,
 ) -> PyramidModel:
     """An isotropic MetaFormer: patch embedding, equal blocks, norm, pooling, head.
 
@@ -113,11 +131,22 @@ def IsotropicMetaFormer(
         name: str. Name of the model.
         include_preprocessing: bool. Whether the model takes pixels 0..255 and
             normalises them itself with ImageNet's mean and standard deviation.
-        **fields: `activation`, `norm`, `norm_epsilon`, `residual_scaling`,
-            `residual_scale_initial_value`, `layer_scale_initial_value`, `use_bias`,
-            `channel_mixer`, `mlp_ratio`, `mlp_dropout`, `output_norm`,
-            `stochastic_depth_rate`, `head_dropout`, `gradient_checkpointing` and
-            `seed`, each as in `MetaFormer` but one for all blocks.
+        activation: as in `MetaFormer`, like all that follow; one for all blocks.
+        norm: as in `MetaFormer`.
+        norm_epsilon: as in `MetaFormer`.
+        residual_scaling: as in `MetaFormer`.
+        residual_scale_initial_value: as in `MetaFormer`.
+        layer_scale_initial_value: as in `MetaFormer`.
+        use_bias: as in `MetaFormer`.
+        channel_mixer: as in `MetaFormer`.
+        mlp_ratio: as in `MetaFormer`.
+        mlp_dropout: as in `MetaFormer`.
+        output_norm: as in `MetaFormer`.
+        stochastic_depth_rate: as in `MetaFormer`.
+        head_dropout: as in `MetaFormer`.
+        gradient_checkpointing: as in `MetaFormer`.
+        seed: as in `MetaFormer`.
+        dtype: as in `MetaFormer`.
 
     Returns:
         A functional `keras.Model` with the properties `pyramid_outputs` and
@@ -131,7 +160,27 @@ def IsotropicMetaFormer(
         - MLP-Mixer: An all-MLP Architecture for Vision,
           https://arxiv.org/abs/2105.01601
     """
-    config = IsotropicConfig(depth, width, patch_size, mixer, **fields)
+    config = IsotropicConfig(
+        depth=depth,
+        width=width,
+        patch_size=patch_size,
+        mixer=mixer,
+        activation=activation,
+        norm=norm,
+        norm_epsilon=norm_epsilon,
+        residual_scaling=residual_scaling,
+        residual_scale_initial_value=residual_scale_initial_value,
+        layer_scale_initial_value=layer_scale_initial_value,
+        use_bias=use_bias,
+        channel_mixer=channel_mixer,
+        mlp_ratio=mlp_ratio,
+        mlp_dropout=mlp_dropout,
+        output_norm=output_norm,
+        stochastic_depth_rate=stochastic_depth_rate,
+        head_dropout=head_dropout,
+        gradient_checkpointing=gradient_checkpointing,
+        seed=seed,
+    )
     arguments = ImageArguments(
         include_top=include_top,
         input_tensor=input_tensor,
@@ -142,7 +191,8 @@ def IsotropicMetaFormer(
         name=name,
         include_preprocessing=include_preprocessing,
     )
-    model = build_isotropic(config, arguments)
+    with dtype_policy(dtype):
+        model = build_isotropic(config, arguments)
     if weights is not None:
         # Weights sit above this floor; see `MetaFormer`.
         from keras_metaformer.weights.loading import load_weights_file

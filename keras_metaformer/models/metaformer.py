@@ -1,12 +1,15 @@
 """The hierarchical MetaFormer: any mixer in any stage."""
 
+import os
+from collections.abc import Sequence
 from typing import Any
 
 from keras_metaformer.blocks.downsampling import Downsampling
 from keras_metaformer.layers.factories import make_norm
+from keras_metaformer.models.arguments import explains_its_arguments
 from keras_metaformer.models.block_factory import linear_rates, needs_static_size
 from keras_metaformer.models.config import MetaFormerConfig
-from keras_metaformer.models.image_model import ImageArguments
+from keras_metaformer.models.image_model import ImageArguments, dtype_policy
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
 
 DEFAULT_SIZE = 224
@@ -14,41 +17,43 @@ DEFAULT_SIZE = 224
 _DOWNSAMPLING: Any = {"kernel_size": 3, "strides": 2, "padding": 1}
 
 
+@explains_its_arguments
 def MetaFormer(
-    depths,
-    widths,
-    mixer="identity",
-    include_top=True,
-    weights=None,
-    input_tensor=None,
-    input_shape=None,
-    pooling=None,
-    classes=1000,
-    classifier_activation="softmax",
-    name="metaformer",
-    include_preprocessing=False,
+    depths: Sequence[int],
+    widths: Sequence[int],
+    mixer: Any = "identity",
+    include_top: bool = True,
+    weights: str | os.PathLike | None = None,
+    input_tensor: Any = None,
+    input_shape: Sequence[int | None] | None = None,
+    pooling: str | None = None,
+    classes: int = 1000,
+    classifier_activation: Any = "softmax",
+    name: str | None = "metaformer",
+    include_preprocessing: bool = False,
     *,
-    activation="star_relu",
-    norm="layer_norm",
-    norm_epsilon=1e-6,
-    residual_scaling="none",
-    residual_scale_initial_value=1.0,
-    layer_scale_initial_value=1e-5,
-    use_bias=False,
-    channel_mixer="mlp",
-    mlp_ratio=4.0,
-    mlp_dropout=0.0,
-    stem_kernel_size=7,
-    stem_strides=4,
-    stem_padding=2,
-    downsampling_norm="layer_norm",
-    output_norm="layer_norm",
-    normalize_before_pooling=False,
-    head="linear",
-    stochastic_depth_rate=0.0,
-    head_dropout=0.0,
-    gradient_checkpointing=False,
-    seed=None,
+    activation: Any = "star_relu",
+    norm: Any = "layer_norm",
+    norm_epsilon: float = 1e-6,
+    residual_scaling: str | Sequence[str] = "none",
+    residual_scale_initial_value: float = 1.0,
+    layer_scale_initial_value: float = 1e-5,
+    use_bias: bool | Sequence[bool] = False,
+    channel_mixer: Any = "mlp",
+    mlp_ratio: float | Sequence[float] = 4.0,
+    mlp_dropout: float = 0.0,
+    stem_kernel_size: int = 7,
+    stem_strides: int = 4,
+    stem_padding: int = 2,
+    downsampling_norm: Any = "layer_norm",
+    output_norm: Any = "layer_norm",
+    normalize_before_pooling: bool = False,
+    head: str = "linear",
+    stochastic_depth_rate: float = 0.0,
+    head_dropout: float = 0.0,
+    gradient_checkpointing: bool | Sequence[bool] = False,
+    seed: int | None = None,
+    dtype: Any = None,
 ) -> PyramidModel:
     """A hierarchical MetaFormer of any depths, widths and mixers.
 
@@ -75,7 +80,9 @@ def MetaFormer(
         mixer: per stage. The token mixer: `"identity"`, `"random"`, `"pooling"`,
             `"separable_convolution"`, `"self_attention"`, `"token_mlp"`,
             `"cross_patch_linear"`, `"gated_mlp"`, `"ffnified_attention"`, or a layer of
-            yours that keeps the shape `(batch, height, width, channels)`.
+            yours that keeps the shape `(batch, height, width, channels)`. Settings of a
+            mixer are given with the layer: heads of 16 channels, say, with
+            `km.layers.SelfAttentionMixer(head_dim=16)`.
         include_top: bool. Whether the classification head is on top.
         weights: None, or the path of a `.weights.h5` file or of a checkpoint in a known
             naming.
@@ -90,7 +97,8 @@ def MetaFormer(
         include_preprocessing: bool. Whether the model takes pixels 0..255 and
             normalises them itself with ImageNet's mean and standard deviation.
         activation: per stage. `"star_relu"`, `"squared_relu"`, `"relu"`, `"gelu"`,
-            `"gelu_tanh"` or a layer; also used inside separable convolutions.
+            `"gelu_tanh"`, the name of any other activation of Keras such as `"silu"`, a
+            function or a layer; also used inside separable convolutions.
         norm: per stage. `"layer_norm"` (over channels), `"group_norm"` (over height,
             width and channels), `"batch_norm"`, `"affine"`, `"identity"` or a layer.
         norm_epsilon: float. Added to the variance in all norms but the MLP head's.
@@ -121,6 +129,9 @@ def MetaFormer(
             norms or dropout in the blocks.
         seed: int, or None for random ones. Of stochastic depth, dropout and random
             matrices.
+        dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
+            `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
+            those of yours that have one.
 
     Returns:
         A functional `keras.Model` with the properties `pyramid_outputs` and
@@ -171,7 +182,8 @@ def MetaFormer(
         name=name,
         include_preprocessing=include_preprocessing,
     )
-    model = build_metaformer(config, arguments)
+    with dtype_policy(dtype):
+        model = build_metaformer(config, arguments)
     if weights is not None:
         # weights knows the models only through what they are made of, and sits above
         # this floor: hence the import here.

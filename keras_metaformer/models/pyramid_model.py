@@ -1,6 +1,7 @@
 """The functional model with named stages that every builder returns."""
 
 import functools
+import inspect
 from typing import Any
 
 import keras
@@ -11,6 +12,8 @@ from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.config import pyramid_level
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
+
+_COMPILE = inspect.signature(keras.Model.compile)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -49,6 +52,30 @@ class PyramidModel(keras.Model):
                 outputs = call_inner(self, layer, outputs, bool(training))
             return outputs
         return super().call(inputs, training=training, mask=mask, **kwargs)
+
+    @functools.wraps(keras.Model.compile)
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        given = _COMPILE.bind(self, *args, **kwargs).arguments
+        self._jit_compile_asked_for = given.get("jit_compile", "auto")
+
+    def get_compile_config(self):
+        """As `keras.Model.get_compile_config`, with `jit_compile` as it was given.
+
+        Keras stores what `"auto"` came to on this backend: a model compiled on JAX
+        would go through torch.compile when loaded on torch.
+        """
+        config = super().get_compile_config()
+        if config:
+            config["jit_compile"] = self._jit_compile_asked_for
+        return config
+
+    def compile_from_config(self, config):
+        """As `keras.Model.compile_from_config`, which leaves this to own `compile`s."""
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**config)
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
 
     def predict(self, x, *args, **kwargs):
         """As `keras.Model.predict`, with a warning for values of the wrong range."""

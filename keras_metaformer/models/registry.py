@@ -1,11 +1,12 @@
 """Every constructor that can be asked for by name."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import keras
+
+from keras_metaformer.names import find_model_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +58,4 @@ def get(name: str) -> Variant:
     Raises:
         ValueError: if there is none; the message offers the nearest names.
     """
-    wanted = simplify(name)
-    simple = {simplify(known): known for known in _VARIANTS}
-    if wanted in simple:
-        return _VARIANTS[simple[wanted]]
-    near = difflib.get_close_matches(wanted, simple, n=3, cutoff=0.5)
-    offer = [simple[match] for match in near] or names()
-    raise ValueError(f"Unknown model: expected one like {offer}. Received: {name!r}")
-
-
-def simplify(name: str) -> str:
-    """`name` in lower case without underscores and hyphens, for comparison."""
-    return name.lower().replace("_", "").replace("-", "")
+    return _VARIANTS[find_model_name(name, _VARIANTS)]

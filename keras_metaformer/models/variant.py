@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from keras_metaformer.models import registry
+from keras_metaformer.models.arguments import check_keywords
 from keras_metaformer.models.image_model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     ImageArguments,
+    dtype_policy,
 )
 from keras_metaformer.models.pyramid_model import PyramidModel
 from keras_metaformer.weights.catalogue import default_tag
@@ -42,11 +44,35 @@ class Constructor(Protocol):
         include_preprocessing: bool = False,
         *,
         source: str = "auto",
-        token_interpolation: bool = False,
+        token_interpolation: bool | Sequence[int] = False,
+        dtype: Any = None,
+        # Fields of the configs: each family takes those of its own.
+        mixer: Any = ...,
+        activation: Any = ...,
+        norm: Any = ...,
+        norm_epsilon: float = ...,
+        residual_scaling: str | Sequence[str] = ...,
+        residual_scale_initial_value: float = ...,
+        layer_scale_initial_value: float | None = ...,
+        use_bias: bool | Sequence[bool] = ...,
+        channel_mixer: Any = ...,
+        mlp_ratio: float | Sequence[float] = ...,
+        mlp_dropout: float = ...,
+        stem_kernel_size: int = ...,
+        stem_strides: int = ...,
+        stem_padding: int = ...,
+        stem_width: int = ...,
+        downsampling_norm: Any = ...,
+        output_norm: Any = ...,
+        normalize_before_pooling: bool = ...,
+        head: str = ...,
+        token_kernel_size: int | Sequence[int] = ...,
+        channel_kernel_size: int | Sequence[int] = ...,
+        squeeze_excitation: bool | Sequence[bool] = ...,
         stochastic_depth_rate: float = 0.0,
         head_dropout: float = 0.0,
+        gradient_checkpointing: bool | Sequence[bool] = ...,
         seed: int | None = None,
-        **overrides: Any,
     ) -> PyramidModel: ...
 
 
@@ -105,12 +131,14 @@ def define_variant(
     ]
 
     def constructor(*args: Any, **kwargs: Any) -> PyramidModel:
+        check_keywords(constructor_name, kwargs, signature.parameters)
         bound = signature.bind(*args, **kwargs)
         asked_for = set(bound.arguments)
         bound.apply_defaults()
         given = bound.arguments
         weights, source = given.pop("weights"), given.pop("source")
         token_interpolation = given.pop("token_interpolation")
+        dtype = given.pop("dtype")
         changes = {field.name: given.pop(field.name) for field in options}
         # Weights sit above this floor, and know it through the registry only.
         from keras_metaformer.weights import loading
@@ -126,13 +154,14 @@ def define_variant(
             mean=pretrained.preferred("mean", family.mean),
             std=pretrained.preferred("std", family.std),
         )
-        model = family.build(
-            dataclasses.replace(config, **changes),
-            arguments,
-            pretrained.preferred("resolution", resolution),
-        )
-        pretrained.load_into(model, token_interpolation)
-        return model
+        made_of = dataclasses.replace(config, **changes)
+        size = pretrained.preferred("resolution", resolution)
+
+        def make() -> PyramidModel:
+            with dtype_policy(dtype):
+                return family.build(made_of, arguments, size)
+
+        return pretrained.build(make, token_interpolation)
 
     signature = _signature(config, options, default_name, default_weights)
     constructor.__signature__ = signature  # type: ignore[attr-defined]
@@ -185,6 +214,7 @@ def _signature(
     ]
     parameters.append(inspect.Parameter("source", keyword, default="auto"))
     parameters.append(inspect.Parameter("token_interpolation", keyword, default=False))
+    parameters.append(inspect.Parameter("dtype", keyword, default=None))
     parameters.extend(
         inspect.Parameter(field.name, keyword, default=getattr(config, field.name))
         for field in options
@@ -208,8 +238,9 @@ def _docstring(
     Args:
         include_top: bool. Whether the classification head is on top.
         weights: None (random), a tag of `km.list_weights({name!r})`, or the path of a
-            `.weights.h5` file or of a checkpoint in a known naming. Weights asked for
-            are loaded, or an error is raised.
+            `.weights.h5` or `.keras` file or of a checkpoint in a known naming.
+            Weights asked for are loaded, or an error is raised. A first convolution
+            for three channels is adapted to the channels of `input_shape`.
         input_tensor: tensor to use as the image, or None.
         input_shape: `(height, width, channels)`; None for the resolution of the
             weights. Channels last.
@@ -224,8 +255,13 @@ def _docstring(
             normalises them itself; otherwise pass them through `preprocess_input` of
             `keras_metaformer.applications.{family.module}`.
         source: `"auto"` or `"official"`. The latter forces the authors' original file.
-        token_interpolation: bool. Whether published token-mixing matrices (MLP-Mixer,
-            ResMLP, gMLP) are resized for another image size; accuracy is not promised.
+        token_interpolation: bool, or `(height, width)`. Whether token-mixing matrices
+            (MLP-Mixer, ResMLP, gMLP) are resized for another image size; accuracy is
+            not promised. True where the weights are for square images, else the size
+            of those images in pixels.
+        dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
+            `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
+            those of yours that have one.
         stochastic_depth_rate: float in [0, 1). Of the last block; rises linearly.
         head_dropout: float in [0, 1). Dropout rate before the classification layer.
         seed: int, or None for random ones. Of the random layers.

@@ -1,13 +1,14 @@
 """The published checkpoints as data, read from `catalogue.json`."""
 
-import difflib
 import functools
 import json
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
+
+from keras_metaformer.names import question
 
 Source = Literal["auto", "official"]
 
@@ -24,6 +25,10 @@ class Checkpoint:
             accepted when placed by hand in the cache.
         hub_id: timm's Hugging Face repository with the same weights, or `None`.
         hub_file: File in that repository, or `None`.
+        hub_revision: Commit of that repository that is asked for, or `None` for the
+            newest.
+        sha256: Of the files, by address; where a file has none, a hash in its name
+            counts, or the one that was seen first.
         naming: Source whose key naming the first of `urls` has; the hub file has
             `"timm"`'s.
         resolution: Height and width in pixels of the evaluation images.
@@ -66,6 +71,16 @@ class Checkpoint:
     licence: str
     notes: str | None
     source: str
+    hub_revision: str | None = None
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+    def known_sha256(self, url: str) -> str | None:
+        """Returns the SHA-256 of a file, or as much of its start as is published.
+
+        Args:
+            url: Address of the file.
+        """
+        return self.sha256.get(url) or hash_prefix(url)
 
     def url(self, source: Source = "auto") -> str:
         """Returns the address of the file that is downloaded.
@@ -82,7 +97,9 @@ class Checkpoint:
                 f"`source` must be 'auto' or 'official'. Received: source={source!r}"
             )
         if source == "auto" and self.hub_id is not None:
-            return f"https://huggingface.co/{self.hub_id}/resolve/main/{self.hub_file}"
+            revision = self.hub_revision or "main"
+            address = f"https://huggingface.co/{self.hub_id}/resolve/{revision}"
+            return f"{address}/{self.hub_file}"
         return self.urls[0]
 
 
@@ -121,8 +138,7 @@ def _canonical(constructor: str) -> str:
     names = {c.constructor.lower(): c.constructor for c in checkpoints}
     names |= {name.lower(): name for name in unpublished}
     if constructor.lower() not in names:
-        close = difflib.get_close_matches(constructor.lower(), names, n=4, cutoff=0.5)
-        hint = f" Close to it: {', '.join(names[c] for c in close)}." if close else ""
+        hint = question(constructor, names.values())
         raise ValueError(
             f"Not a constructor of this package.{hint} "
             f"Received: constructor={constructor!r}"

@@ -37,6 +37,28 @@ def from_pytorch(slot: WeightSlot, array: np.ndarray) -> np.ndarray | None:
             return array
 
 
+def with_input_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """The kernel of the first convolution for images of other than three channels.
+
+    For one channel the three kernels are summed: a grey image gives what its copy in
+    red, green and blue gave. For any other number they are repeated in turn and scaled
+    by `3 / channels`, so that the sum over the inputs keeps its size. These are the
+    rules of timm's `in_chans`.
+
+    Args:
+        kernel: `(height, width, 3, filters)`.
+        channels: of the model's images.
+
+    Returns:
+        Kernel `(height, width, channels, filters)`, float32 where `kernel` is shorter.
+    """
+    kernel = kernel.astype(np.promote_types(kernel.dtype, "float32"))
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    repeated = kernel[:, :, np.arange(channels) % kernel.shape[2]]
+    return repeated * np.asarray(kernel.shape[2] / channels, kernel.dtype)
+
+
 def to_pytorch(
     slot: WeightSlot, array: np.ndarray, as_convolution: bool = False
 ) -> np.ndarray:

@@ -3,23 +3,28 @@
 import dataclasses
 import os
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
-import numpy as np
 
-from keras_metaformer.arrays import to_numpy
-from keras_metaformer.layers import TokenLinear
-from keras_metaformer.models import registry
+from keras_metaformer.layers.initializers import undrawn
+from keras_metaformer.names import question
 from keras_metaformer.weights import cache, catalogue
-from keras_metaformer.weights.porting import CLASSIFIER, classifier_width, port_weights
-from keras_metaformer.weights.readers import read_checkpoint
-from keras_metaformer.weights.structure import WeightSlot, weight_slots
-from keras_metaformer.weights.token_interpolation import resize_token_weight
+from keras_metaformer.weights.files import keras_files
+from keras_metaformer.weights.files.readers import read_checkpoint
+from keras_metaformer.weights.porting import (
+    CLASSIFIER,
+    PortingError,
+    classifier_width,
+    port_weights,
+)
+
+Model = TypeVar("Model", bound=keras.Model)
 
 #: Endings of the files that Keras itself writes and reads.
-KERAS_SUFFIXES = (".weights.h5", ".weights.json")
+KERAS_SUFFIXES = (".weights.h5", ".weights.json", ".keras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,27 +45,53 @@ class Pretrained:
         """What the checkpoint wants for `name` (`"classes"`, `"mean"`, ...)."""
         return default if self.checkpoint is None else getattr(self.checkpoint, name)
 
-    def load_into(self, model: keras.Model, token_interpolation: bool) -> None:
-        """Load what was asked for, all but another number of classes' last layer.
+    def build(
+        self,
+        make: Callable[[], Model],
+        token_interpolation: bool | Sequence[int] = False,
+    ) -> Model:
+        """Make a model and load what was asked for into it.
+
+        All is loaded but a last layer of another number of classes, which starts at
+        random, with a warning.
 
         Args:
-            model: the model that the constructor built.
-            token_interpolation: whether token-mixing matrices are resized.
+            make: makes the model. Its initial weights are not drawn if others come.
+            token_interpolation: `resize_tokens` of `port_weights`.
 
         Raises:
             ValueError: if the weights do not fit the model otherwise.
             OSError: if they cannot be had.
         """
-        if self.path is not None:
-            if token_interpolation:
-                raise ValueError(
-                    "`token_interpolation` works for published weights, given by a "
-                    "tag: a file does not say for which image size it is. "
-                    f"Received: weights={os.fspath(self.path)!r}"
+        path, name = self.path, ""
+        if self.checkpoint is not None:
+            size = self.checkpoint.resolution
+            name = f"{self.checkpoint.constructor} {self.checkpoint.tag!r}"
+            name += f" ({size} x {size} pixels)"
+        elif path is None:
+            return make()
+        # Made first: what is wrong with the model is said before a byte is fetched.
+        with undrawn():
+            model = make()
+        if self.checkpoint is not None:
+            path = cache.ensure_source(self.checkpoint, self.source)
+        assert path is not None
+        try:
+            skipped = load_weights_file(
+                model, path, name=name, token_interpolation=token_interpolation
+            )
+        except ValueError as error:
+            if self.checkpoint is not None:
+                error.add_note(
+                    f"The weights {name} were read from {path}. "
+                    + cache.advice_to_clear(self.checkpoint)
                 )
-            load_weights_file(model, self.path)
-        elif self.checkpoint is not None:
-            _load_checkpoint(model, self.checkpoint, self.source, token_interpolation)
+            raise
+        if skipped:
+            classifier: Any = model.get_layer(CLASSIFIER)
+            kernel = classifier.kernel
+            kernel.assign(classifier.kernel_initializer(kernel.shape, kernel.dtype))
+        return model
 
 
 def resolve(
@@ -82,21 +113,44 @@ def resolve(
     path = Path(weights)
     if not path.is_file():
         raise ValueError(
-            f"`weights` must be None, the path of a file, or a tag of {constructor}: "
-            f"{catalogue.list_weights(constructor)}. "
-            f"Received: weights={os.fspath(weights)!r}, which is none of these"
+            f"{_why_nothing_is_found(constructor, weights)} `weights` must be None, "
+            f"the path of a file, or a tag of {constructor}: "
+            f"{catalogue.list_weights(constructor) or 'none are published'}. "
+            f"Received: weights={os.fspath(weights)!r}"
         )
     return Pretrained(path=path)
 
 
-def load_weights_file(model: keras.Model, path: str | os.PathLike) -> None:
-    """Load a `.weights.h5` file, or a checkpoint in a known naming, into a model.
+def _why_nothing_is_found(constructor: str, weights: str | os.PathLike) -> str:
+    text, tags = os.fspath(weights), catalogue.list_weights(constructor)
+    if Path(text).is_dir():
+        return "A folder is no weights."
+    if not isinstance(weights, str) or len(Path(text).parts) > 1 or "." in text:
+        return "No such file."
+    return f"No such weights.{question(text, tags)}"
 
-    A checkpoint's classifier of another width is left aside, with a warning.
+
+def load_weights_file(
+    model: keras.Model,
+    path: str | os.PathLike,
+    *,
+    name: str = "",
+    token_interpolation: bool | Sequence[int] = False,
+) -> bool:
+    """Load a file of Keras, or a checkpoint in a known naming, into a model.
+
+    A classifier of another width is left aside, with a warning. So is, in checkpoints,
+    a first convolution for three channels adapted to a model of others.
 
     Args:
         model: a model of this library.
-        path: the file.
+        path: ends in `.weights.h5`, `.weights.json` or `.keras`, or is whatever
+            `read_checkpoint` reads.
+        name: what messages call the weights; the file's name where it is empty.
+        token_interpolation: `resize_tokens` of `port_weights`.
+
+    Returns:
+        Whether the classifier was left aside.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -107,132 +161,61 @@ def load_weights_file(model: keras.Model, path: str | os.PathLike) -> None:
         raise FileNotFoundError(
             f"`weights` names no file. Received: weights={os.fspath(path)!r}"
         )
-    if path.name.endswith(KERAS_SUFFIXES):
-        model.load_weights(path)
-        return
-    state_dict = read_checkpoint(path)
-    classes = classifier_width(model, state_dict)
+    classes, load = _open(model, path, token_interpolation)
     skip = classes is not None and classes != model.output_shape[-1]
-    port_weights(model, state_dict, skip_classifier=skip)
-    if skip:
-        _warn_of_skipped_classifier(path.name, classes, model)
-
-
-def _load_checkpoint(
-    model: keras.Model,
-    checkpoint: catalogue.Checkpoint,
-    source: Any,
-    token_interpolation: bool,
-) -> None:
-    """Load published weights, from the cache where they are there already."""
-    path = cache.ensure_converted(
-        checkpoint,
-        lambda file, target: convert_checkpoint(checkpoint, file, target),
-        source,
-    )
-    published = _build(checkpoint)
-    published.load_weights(path)
-    _copy_weights(published, model, checkpoint, token_interpolation)
-
-
-def convert_checkpoint(
-    checkpoint: catalogue.Checkpoint, file: Path, target: Path
-) -> None:
-    """Convert a published file into the `.weights.h5` of its whole model.
-
-    Args:
-        checkpoint: what the file is.
-        file: in any layout that `read_checkpoint` reads.
-        target: where to write, ending in `.weights.h5`.
-    """
-    model = _build(checkpoint)
-    port_weights(model, read_checkpoint(file))
-    model.save_weights(target)
-
-
-def _build(checkpoint: catalogue.Checkpoint) -> keras.Model:
-    size = checkpoint.resolution
-    return registry.get(checkpoint.constructor).constructor(
-        weights=None, classes=checkpoint.classes, input_shape=(size, size, 3)
-    )
-
-
-def _copy_weights(
-    published: keras.Model,
-    model: keras.Model,
-    checkpoint: catalogue.Checkpoint,
-    token_interpolation: bool,
-) -> None:
-    """Copy every published weight to its place; only the head's may have none."""
-    targets = weight_slots(model)
-    headless = CLASSIFIER not in {layer.name for layer in model.layers}
-    problems: list[str] = []
-    pairs: list[tuple[Any, np.ndarray]] = []
-    skipped = resized = False
-    sources = weight_slots(published)
-    problems += [
-        f"{path}: not in the weights" for path in targets if path not in sources
-    ]
-    for path, slot in sources.items():
-        root = path.split("/")[0]
-        target = targets.get(path)
-        if target is None:
-            if not (headless and (root == CLASSIFIER or root.startswith("head_"))):
-                problems.append(f"{path}: not in the model")
-            continue
-        array = to_numpy(slot.variable)
-        if token_interpolation and isinstance(slot.layer, TokenLinear):
-            array = _resized(slot, target, array)
-            resized |= array.shape != tuple(slot.variable.shape)
-        if array.shape == tuple(target.variable.shape):
-            pairs.append((target.variable, array))
-        elif root == CLASSIFIER:
-            skipped = True
-        else:
-            problems.append(
-                f"{path}: shape {array.shape} in the weights, "
-                f"{tuple(target.variable.shape)} in the model"
-            )
-    if problems:
-        size = f"{checkpoint.resolution} x {checkpoint.resolution}"
+    try:
+        load(skip)
+    except PortingError as error:
         raise ValueError(
-            f"The weights {checkpoint.tag!r} of {checkpoint.constructor} do not fit "
-            f"this model: they are for images of {size} pixels and the architecture's "
-            "own settings. Models that mix tokens by matrices are tied to that size; "
-            "for MLP-Mixer, ResMLP and gMLP `token_interpolation=True` resizes the "
-            "matrices, without a promise of accuracy. Received a model for images of "
-            f"shape {model.input_shape[1:]}, with these differences:\n  "
-            + "\n  ".join(problems)
-        )
-    for variable, array in pairs:
-        variable.assign(array)
-    if resized:
+            f"The weights {name or path.name} do not fit this model for images of "
+            f"shape {model.input_shape[1:]}. Models that mix tokens by matrices are "
+            "tied to one image size; for MLP-Mixer, ResMLP and gMLP "
+            "`token_interpolation=True` resizes the matrices, without a promise of "
+            f"accuracy. {error}"
+        ) from error
+    if skip:
         warnings.warn(
-            f"Resized the token-mixing matrices of {checkpoint.constructor} "
-            f"{checkpoint.tag!r} from images of {checkpoint.resolution} pixels to "
-            f"images of shape {model.input_shape[1:]}: accuracy is not promised.",
+            f"Loaded the weights {name or path.name} except the last layer, which has "
+            f"{classes} classes there and {model.output_shape[-1]} here and starts at "
+            "random.",
             stacklevel=2,
         )
-    if skipped:
-        name = f"{checkpoint.constructor} {checkpoint.tag!r}"
-        _warn_of_skipped_classifier(name, checkpoint.classes, model)
+    return skip
 
 
-def _resized(slot: WeightSlot, target: WeightSlot, array: np.ndarray) -> np.ndarray:
-    """A weight of `TokenLinear` for the target's map, if that is of another size."""
+def classes_in(model: keras.Model, path: Path) -> int | None:
+    """The number of classes in a file, or None where it or the model has no head.
 
-    def grids(name: str) -> tuple | None:
-        before, after = getattr(slot.layer, name), getattr(target.layer, name)
-        return None if before is None else (tuple(before), tuple(after))
+    Args:
+        model: that the file is for, up to the number of classes.
+        path: as in `load_weights_file`.
 
-    return resize_token_weight(array, grids("input_grid"), grids("output_grid"))
+    Raises:
+        ValueError: if it is no readable checkpoint in a naming known for the model.
+    """
+    return _open(model, path, False)[0]
 
 
-def _warn_of_skipped_classifier(
-    name: str, classes: int | None, model: keras.Model
-) -> None:
-    warnings.warn(
-        f"Loaded the weights {name} except the last layer, which has {classes} classes "
-        f"there and {model.output_shape[-1]} here and starts at random.",
-        stacklevel=2,
+def _open(
+    model: keras.Model, path: Path, token_interpolation: bool | Sequence[int]
+) -> tuple[int | None, Callable[[bool], Any]]:
+    """The number of classes in a file, and what loads it with or without them."""
+    if path.name.endswith(KERAS_SUFFIXES):
+        if token_interpolation:
+            raise ValueError(
+                "`token_interpolation` works for tags and for files of arrays by name: "
+                "write this one with `keras-metaformer convert` as .safetensors first. "
+                f"Received: weights={os.fspath(path)!r}"
+            )
+        classes = keras_files.classes(model, path, CLASSIFIER)
+        return classes, lambda skip: keras_files.load(
+            model, path, model.get_layer(CLASSIFIER) if skip else None
+        )
+    state_dict = read_checkpoint(path)
+    return classifier_width(model, state_dict), lambda skip: port_weights(
+        model,
+        state_dict,
+        skip_classifier=skip,
+        resize_tokens=token_interpolation,
+        adapt_channels=True,
     )

@@ -1,16 +1,27 @@
 """State dicts of other libraries into our models, and back."""
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import ml_dtypes
 import numpy as np
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.weights.layouts import from_pytorch, to_pytorch
+from keras_metaformer.layers import TokenLinear
+from keras_metaformer.weights.layouts import (
+    from_pytorch,
+    to_pytorch,
+    with_input_channels,
+)
 from keras_metaformer.weights.naming import NAMINGS, Entry, Naming
 from keras_metaformer.weights.structure import WeightSlot, weight_slots
+from keras_metaformer.weights.token_interpolation import (
+    map_of_tokens,
+    resize_token_weight,
+)
 
 #: The layer that another number of classes replaces.
 CLASSIFIER = "predictions"
@@ -18,17 +29,24 @@ CLASSIFIER = "predictions"
 _NUMBER_KINDS = "fiubV"
 
 
+class PortingError(ValueError):
+    """Tensors and weights do not match."""
+
+
 def port_weights(
     model: keras.Model,
     state_dict: Mapping[str, Any],
     *,
     skip_classifier: bool = False,
+    resize_tokens: bool | Sequence[int] = False,
+    adapt_channels: bool = False,
 ) -> str:
     """Load a reference's state dict into a model, every tensor exactly once.
 
     The naming is recognised from the keys. Nothing is changed unless everything fits:
     every weight of the model must have its tensor, and every tensor its weight. A model
-    without its top leaves the tensors of the head aside.
+    without its top leaves the tensors of the head aside. Values are copied: the model
+    keeps no hold on the arrays, nor on the file that they may be mapped from.
 
     Args:
         model: a model of this library.
@@ -36,6 +54,13 @@ def port_weights(
             keys.
         skip_classifier: bool. Whether the last layer stays as it is, for another number
             of classes.
+        resize_tokens: bool, or `(height, width)`. Whether the matrices that MLP-Mixer,
+            ResMLP and gMLP mix tokens with are resized for the model's image size, with
+            a warning. True takes them for matrices of square images; for others give
+            the size of those images, in pixels.
+        adapt_channels: bool. Whether a first convolution for three channels is adapted
+            to the number that the model's images have, with a warning: summed for one
+            channel, else repeated and rescaled, as timm's `in_chans` does.
 
     Returns:
         The naming's source, such as `"sail-sg/metaformer"` or `"timm"`.
@@ -46,8 +71,11 @@ def port_weights(
     """
     slots = weight_slots(model)
     naming, entries = _recognise(model, slots, state_dict)
+    image_size = _image_size(resize_tokens)
+    first_convolution = _first_convolution(slots) if adapt_channels else None
     problems: list[str] = []
-    fitting: list[tuple[WeightSlot, np.ndarray]] = []
+    changes: dict[str, None] = {}
+    fitting: list[tuple[str, WeightSlot, np.ndarray]] = []
     for path, slot in slots.items():
         if skip_classifier and path.startswith(f"{CLASSIFIER}/"):
             continue
@@ -59,15 +87,26 @@ def port_weights(
         else:
             array = np.asarray(state_dict[entry.key])
             ported = from_pytorch(slot, array) if naming.transposed else array
-            if array.dtype.kind not in _NUMBER_KINDS:
+            if array.dtype.kind not in _NUMBER_KINDS or array.dtype.type is np.void:
                 problems.append(f"{entry.key}: of dtype {array.dtype}, not numbers")
-            elif ported is None or ported.shape != tuple(slot.variable.shape):
+                continue
+            if (
+                ported is not None
+                and image_size
+                and isinstance(slot.layer, TokenLinear)
+            ):
+                ported, change = _resized(model, slot, ported, image_size)
+                changes.update(change)
+            if ported is not None and path == first_convolution:
+                ported, change = _adapted(slot, ported)
+                changes.update(change)
+            if ported is None or ported.shape != tuple(slot.variable.shape):
                 problems.append(
                     f"{entry.key}: of shape {array.shape}, which does not fit "
                     f"{path} of shape {tuple(slot.variable.shape)}"
                 )
             else:
-                fitting.append((slot, ported))
+                fitting.append((entry.key, slot, ported))
     known = {entry.key for entry in entries.values() if entry is not None}
     known.update(_unused_keys(model, naming, state_dict))
     problems += [
@@ -75,11 +114,93 @@ def port_weights(
         for key, value in state_dict.items()
         if key not in known
     ]
+    values = []
+    for key, slot, array in () if problems else fitting:
+        try:
+            values.append((slot.variable, _copied(array, slot.variable.dtype)))
+        except (TypeError, ValueError, OverflowError) as error:
+            problems.append(f"{key}: of dtype {array.dtype}, not converted ({error})")
     if problems:
-        raise ValueError(_report(model, naming, problems))
-    for slot, array in fitting:
-        slot.variable.assign(array)
+        raise PortingError(_report(model, naming, problems))
+    for change in changes:
+        warnings.warn(change, stacklevel=2)
+    fitting.clear()
+    for index, (variable, value) in enumerate(values):
+        values[index] = (None, None)  # one copy at a time, and not all at the end
+        variable.assign(value)
     return naming.name
+
+
+def _copied(array: np.ndarray, dtype: str) -> np.ndarray:
+    """A copy in this machine's order of bytes, which every backend takes.
+
+    A copy in any case: JAX uses an array's own memory where it can, and that may be a
+    map of a file, or belong to the caller.
+    """
+    return np.array(array, np.dtype(getattr(ml_dtypes, dtype, dtype)), order="C")
+
+
+def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
+    """Of the images that token matrices are for; `(1, 1)` is any square."""
+    if isinstance(resize_tokens, bool):
+        return (1, 1) if resize_tokens else None
+    if (
+        isinstance(resize_tokens, (tuple, list))
+        and len(resize_tokens) == 2
+        and all(isinstance(size, int) and size > 0 for size in resize_tokens)
+    ):
+        return (resize_tokens[0], resize_tokens[1])
+    raise ValueError(
+        "Resizing token matrices is asked for by True, or by the (height, width) of "
+        "the images that they are for, in pixels, where those are not square. "
+        f"Received: {resize_tokens!r}"
+    )
+
+
+def _resized(
+    model: keras.Model, slot: WeightSlot, array: np.ndarray, image_size: tuple[int, int]
+) -> tuple[np.ndarray, dict[str, None]]:
+    """A weight of `TokenLinear` for the layer's own maps, and what to warn of."""
+
+    def grids(name: str, axis: int) -> tuple | None:
+        after = getattr(slot.layer, name)
+        if after is None or array.ndim != len(slot.variable.shape):
+            return None
+        before = map_of_tokens(array.shape[axis], image_size)
+        return None if before is None else (before, tuple(after))
+
+    inputs = grids("input_grid", 0) if array.ndim == 2 else None
+    outputs = grids("output_grid", -1)
+    different = [pair for pair in (inputs, outputs) if pair and pair[0] != pair[1]]
+    if not different:
+        return array, {}
+    (rows, columns), _ = different[0]
+    warning = (
+        f"Resized the token-mixing matrices of {model.name!r} from maps of {rows} x "
+        f"{columns} tokens for images of shape {model.input_shape[1:]}: accuracy is "
+        "not promised."
+    )
+    return resize_token_weight(array, inputs, outputs), {warning: None}
+
+
+def _first_convolution(slots: Mapping[str, WeightSlot]) -> str | None:
+    """The path of the kernel that sees the image, if a convolution does."""
+    first = next((path for path in slots if path.endswith("/kernel")), None)
+    convolves = first and isinstance(slots[first].layer, keras.layers.Conv2D)
+    return first if convolves else None
+
+
+def _adapted(slot: WeightSlot, array: np.ndarray) -> tuple[np.ndarray, dict[str, None]]:
+    """The first kernel for the model's channels, and what to warn of."""
+    *area, channels, filters = slot.variable.shape
+    if array.shape != (*area, 3, filters) or channels == 3:
+        return array, {}
+    how = "summed" if channels == 1 else "repeated and rescaled"
+    warning = (
+        f"The weights are for images of 3 channels, the model is for {channels}: the "
+        f"kernels of its first convolution are {how}."
+    )
+    return with_input_channels(array, channels), {warning: None}
 
 
 def classifier_width(model: keras.Model, state_dict: Mapping[str, Any]) -> int | None:

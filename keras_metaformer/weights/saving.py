@@ -6,6 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_metaformer.weights.disk import replacement
 from keras_metaformer.weights.porting import to_state_dict
 
 #: Endings of files with a state dict, whose keys are in a naming.
@@ -47,9 +48,7 @@ def save_weights_file(
         )
     state_dict = None if suffix == ".weights.h5" else to_state_dict(model, naming)
     # Keras and NumPy choose or append the ending themselves, so this one has it too.
-    stem = path.name.removesuffix(suffix)
-    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp{suffix}")
-    try:
+    with replacement(path, suffix) as temporary:
         if state_dict is None:
             model.save_weights(temporary)
         elif suffix == ".npz":
@@ -58,6 +57,3 @@ def save_weights_file(
             from safetensors.numpy import save_file
 
             save_file(state_dict, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 """Token-mixing matrices for another image size."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +32,28 @@ def resize_token_weight(
     if input_grids is not None and array.ndim == 2:
         resized = _on_map(_distribute, *input_grids) @ resized
     return resized.astype(array.dtype)
+
+
+def map_of_tokens(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """`(height, width)` of the map that an image becomes; None if there is none.
+
+    Args:
+        tokens: of the whole map.
+        image_size: `(height, width)` in pixels; of a square, the size does not count.
+    """
+    height, width = image_size
+    side = math.isqrt(tokens)
+    if height == width:
+        return (side, side) if side * side == tokens else None
+    for stride in range(1, max(image_size) + 1):
+        # Patches leave the rest of an image away, padded strides count it.
+        for rows, columns in (
+            (height // stride, width // stride),
+            (-(-height // stride), -(-width // stride)),
+        ):
+            if rows * columns == tokens:
+                return rows, columns
+    return None
 
 
 def _on_map(

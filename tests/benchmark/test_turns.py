@@ -1,40 +1,42 @@
 """Who computes when, and what becomes of those who fail."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from keras_metaformer.benchmark.contender import Case, Contender, Job
 from keras_metaformer.benchmark.turns import (
     WorkerProcess,
     compare,
     order_of_turns,
+    quartiles,
     worker_command,
-    worker_environment,
 )
 
 pytestmark = pytest.mark.backend_independent
 
 SCRIPT = Path(__file__).with_name("scripted_worker.py")
-CASE = Case("CAFormerS18", "inference", 2, "float32", "cpu", 64)
+
+
+@dataclasses.dataclass
+class _Job:
+    label: str
+    behaviour: str = "good"
+    minimum_seconds: float = 0.0
 
 
 def _compare(behaviours, tmp_path, repetitions=3, timeout=30.0):
     """Contenders named by their options, which say how they behave."""
     log = tmp_path / "log"
-    jobs = [
-        Job(Contender("ours", "jax", (f"{number}", behaviour)), CASE)
-        for number, behaviour in enumerate(behaviours)
-    ]
+    jobs = [_Job(f"{number}", each) for number, each in enumerate(behaviours)]
 
     def start(job):
-        name, behaviour = job.contender.options
-        command = [sys.executable, str(SCRIPT), name, str(log), behaviour]
+        command = [sys.executable, str(SCRIPT), job.label, str(log), job.behaviour]
         return WorkerProcess(command, dict(os.environ), timeout)
 
-    outcomes = compare(jobs, repetitions, start=start)
+    outcomes = compare(jobs, start, repetitions)
     return outcomes, [line.split() for line in log.read_text().splitlines()]
 
 
@@ -83,70 +85,31 @@ def test_the_rest_goes_on(behaviour, status, message, turns, tmp_path):
     assert [len(outcome.turns) for outcome in outcomes] == [3, turns, 3]
 
 
-def test_environment_of_a_worker():
-    def environment(kind, backend, *options, device="cpu"):
-        case = Case("CAFormerS18", "inference", 1, "float32", device, 64)
-        return worker_environment(Job(Contender(kind, backend, options), case))
-
-    ours = environment("ours", "jax")
-    assert ours["KERAS_BACKEND"] == "jax"
-    assert ours["CUDA_VISIBLE_DEVICES"] == ""
-    assert ours.get("KERAS_METAFORMER_FAST_PATHS") != "0"
-    assert environment("stock", "jax")["KERAS_METAFORMER_FAST_PATHS"] == "0"
-    off = environment("ours", "torch", "no_fast_paths", device="gpu")
-    assert off["KERAS_METAFORMER_FAST_PATHS"] == "0"
-    # Several share the card.
-    assert off["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
-    assert off.get("CUDA_VISIBLE_DEVICES") == os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def test_peers_run_in_their_own_interpreter():
-    timm = Contender("timm", "torch")
-    assert worker_command(timm, "/other/python")[0] == "/other/python"
-    assert worker_command(timm, None)[0] == sys.executable
-    ours = Contender("ours", "torch")
-    assert worker_command(ours, "/other/python")[0] == sys.executable
-
-
-FAKE_TIMM = """
-__version__ = "0.0"
-import torch
-def is_model(name):
-    return name == "caformer_s18"
-def create_model(name, **options):
-    assert not options
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 8, 8),
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 1000)
-    )
+MODULE = """
+import decimal
+def make(job):
+    return lambda: None, lambda: {"decimal": decimal.__file__, "label": job["label"]}
 """
 
 
-def test_a_peer_needs_no_keras(tmp_path):
-    """The real worker, where importing Keras fails and timm is a small stand-in."""
-    (tmp_path / "keras.py").write_text("raise ImportError('no Keras here')")
-    (tmp_path / "timm.py").write_text(FAKE_TIMM)
-    jobs = [
-        Job(Contender("timm", "torch", options), case, 0.0)
-        for options, case in (
-            ((), CASE),
-            (
-                ("channels_last",),
-                Case("CAFormerS18", "training", 2, "mixed_bfloat16", "cpu", 64),
-            ),
-            ((), Case("FFNet1", "inference", 2, "float32", "cpu", 64)),
-        )
-    ]
+def test_a_worker_imports_nothing_from_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "decimal.py").write_text("raise ImportError('wrong one')")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "some_calls.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path / "here")
 
     def start(job):
-        environment = worker_environment(job) | {"PYTHONPATH": str(tmp_path)}
-        return WorkerProcess(worker_command(job.contender, None), environment, 120)
+        command = worker_command("some_calls", tmp_path / "there")
+        return WorkerProcess(command, dict(os.environ), 30)
 
-    inference, training, missing = compare(jobs, 1, start=start)
-    assert (inference.status, inference.message) == ("ok", "")
-    assert (training.status, training.message) == ("ok", "")
-    assert inference.turns[0]["seconds"] > 0
-    assert inference.ready["versions"]["torch"]
-    assert inference.memory["peak_memory"] > 2**20
-    assert missing.status == "failed"
-    assert "timm has no such model" in missing.message
+    (outcome,) = compare([_Job("some")], start, 1)
+    assert (outcome.status, outcome.message) == ("ok", "")
+    assert outcome.turns[0]["seconds"] >= 0
+    assert outcome.memory["label"] == "some"
+    assert str(tmp_path) not in outcome.memory["decimal"]
+
+
+def test_quartiles():
+    assert quartiles([3.0]) == (3, 3, 3)
+    assert quartiles([4.0, 1.0, 2.0, 3.0, 5.0]) == (2, 3, 4)

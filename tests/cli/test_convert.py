@@ -129,7 +129,7 @@ def test_files_that_do_not_load_or_fit(tmp_path: Path) -> None:
     arrays = km.to_state_dict(model(), "official")
     np.savez(source, allow_pickle=False, **arrays)
     output = run(source, target, *name, "--classes", "8", status=3).output
-    assert "head.bias" in output
+    assert "classes, not 8" in output
     np.savez(source, allow_pickle=False, **{**arrays, "extra": np.zeros(3)})
     assert "extra: unknown" in run(source, target, *name, status=3).output
     assert not target.exists()

@@ -469,7 +469,7 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         np.zeros((4, 4), "uint8"),
         np.zeros((4, 4, 4), "uint8"),
-        np.zeros((1, 4, 4, 3), "uint8"),
+        np.zeros((1, 1, 4, 4, 3), "uint8"),
         np.zeros((4, 4, 3), "float32"),
     ],
 )

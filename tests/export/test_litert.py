@@ -1,6 +1,8 @@
 """Exported files: one piece, exact, whole or not there, with their metadata."""
 
+import concurrent.futures
 import json
+import os
 from typing import Any
 
 import keras
@@ -12,6 +14,7 @@ import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.export import ExportError, LiteRTModel, ModelFileError, to_litert
 from keras_metaformer.export import litert as module
+from keras_metaformer.inference import folding
 from tests.export.models import SMALL_MODELS, hierarchical
 
 QUICK = {"check_gpu": False, "latency_runs": 1, "verbose": False}
@@ -116,9 +119,8 @@ def test_file_of_this_backend_and_its_runner(tmp_path):
     assert runner.takes_pixels
     expected = to_numpy(model(images().astype("float32")))
     np.testing.assert_allclose(runner.predict(images()), expected, atol=1e-5)
-    threaded = LiteRTModel(path, num_threads=2, weight_cache=tmp_path / "cache.bin")
+    threaded = LiteRTModel(path, num_threads=2, weight_cache=tmp_path / "cache")
     np.testing.assert_allclose(threaded.predict(images()), expected, atol=1e-5)
-    assert (tmp_path / "cache.bin").stat().st_size > 0
 
     picture = Image.fromarray(images()[0])
     picture.save(tmp_path / "picture.png")
@@ -248,6 +250,96 @@ def test_layers_of_the_users_own(tmp_path):
     with pytest.raises(ExportError, match="Determinant"):
         to_litert(_with_layer(Determinant()), path, **QUICK)
     assert list(tmp_path.iterdir()) == []
+
+
+class CannotBeCopied(keras.layers.Layer):
+    """A user's own layer whose config its constructor does not take."""
+
+    def call(self, inputs):
+        return inputs
+
+    def get_config(self):
+        return {**super().get_config(), "unknown": 1}
+
+
+def _softmax_layer(features):
+    return keras.layers.Softmax()(keras.layers.Dense(2)(features))
+
+
+def _inner_model(features):
+    inner = keras.Input((3,))
+    outputs = keras.layers.Dense(2, activation="softmax")(inner)
+    return keras.Model(inner, outputs)(features)
+
+
+@ON_TENSORFLOW
+@pytest.mark.parametrize("copied", [True, False])
+@pytest.mark.parametrize(
+    "head",
+    [keras.layers.Dense(2, activation="softmax"), _softmax_layer, _inner_model],
+    ids=["dense", "softmax", "model"],
+)
+def test_logits_of_a_model_that_stays_as_it_is(copied, head, tmp_path):
+    image = keras.Input((4, 4, 3))
+    layer = keras.layers.Identity() if copied else CannotBeCopied()
+    model = keras.Model(
+        image, head(keras.layers.GlobalAveragePooling2D()(layer(image)))
+    )
+    pixels = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    before, nodes = to_numpy(model(pixels)), len(layer._inbound_nodes)
+    path = tmp_path / "model.tflite"
+    report = to_litert(model, path, output="logits", images=pixels, **QUICK)
+    assert report.output["name"] == "logits"
+    logits = LiteRTModel(path).predict(pixels)
+    np.testing.assert_allclose(to_numpy(keras.ops.softmax(logits)), before, atol=1e-6)
+    assert np.abs(logits.sum(-1) - 1).max() > 1e-3
+    np.testing.assert_array_equal(to_numpy(model(pixels)), before)
+    assert len(layer._inbound_nodes) == nodes
+
+
+@ON_TENSORFLOW
+def test_a_fault_of_folding_is_not_hidden(tmp_path, monkeypatch):
+    def fail(*_):
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(folding, "fold_layer", fail)
+    with pytest.raises(KeyError, match="a fault"):
+        to_litert(_tiny_model(), tmp_path / "model.tflite", **QUICK)
+
+
+@ON_TENSORFLOW
+def test_threads_export_to_one_path(tmp_path):
+    """The file is one of theirs, whole, and standard error is not lost."""
+    path, report_path = tmp_path / "model.tflite", tmp_path / "report.json"
+    model = _tiny_model()
+    names = [("a", "b"), ("c", "d"), ("e", "f")]
+    before = os.fstat(2).st_ino
+    with concurrent.futures.ThreadPoolExecutor(3) as threads:
+        list(
+            threads.map(
+                lambda labels: to_litert(
+                    model, path, labels=labels, report_path=report_path, **QUICK
+                ),
+                names,
+            )
+        )
+    assert os.fstat(2).st_ino == before
+    assert tuple(LiteRTModel(path).labels or ()) in names
+    assert json.loads(report_path.read_text())["exact"] is True
+    assert sorted(tmp_path.iterdir()) == [path, report_path]
+
+
+def test_paths_are_checked_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "convert", None)
+    (tmp_path / "folder").mkdir()
+    for options, message in [
+        ({"path": tmp_path / "folder"}, "a folder.*Received: path="),
+        ({"path": tmp_path / "m", "report_path": tmp_path}, "report_path="),
+        ({"path": os.devnull}, "a device"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            to_litert(_tiny_model(), **options)
+    assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,14 @@ class Remembering(keras.layers.Dense):
         return self.remembered
 
 
+class RememberingMixer(layers.PoolingMixer):
+    """A user's mixer of one whose class says that its output may be overwritten."""
+
+    def call(self, inputs):
+        self.remembered = super().call(inputs)
+        return self.remembered
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -255,6 +263,7 @@ class Remembering(keras.layers.Dense):
         lambda: layers.SelfAttentionMixer(4),
         layers.SeparableConvolutionMixer,
         lambda: Remembering(8),
+        RememberingMixer,
     ],
 )
 @pytest.mark.parametrize("scaling", ["none", "residual", "branch"])
@@ -268,7 +277,7 @@ def test_a_residual_sum_overwrites_only_the_branch(make, scaling):
         outputs = _numpy(step(inputs))
         np.testing.assert_array_equal(_numpy(inputs), numbers)
         branch = _numpy(step.transform(inputs))
-        if isinstance(step.transform, Remembering):
+        if isinstance(step.transform, (Remembering, RememberingMixer)):
             step(inputs)
             np.testing.assert_array_equal(_numpy(step.transform.remembered), branch)
     factor = 0.5 if scaling == "branch" else 1.0

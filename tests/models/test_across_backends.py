@@ -36,7 +36,10 @@ def directory(tmp_path_factory) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("other", BACKENDS)
+@pytest.mark.parametrize(
+    "other",
+    [*BACKENDS, pytest.param("openvino", marks=pytest.mark.backend_independent)],
+)
 def test_a_file_written_here_gives_the_same_numbers_there(directory, other):
     here = keras.backend.backend()
     if other == here:  # The file itself is what the other two start from.

@@ -241,8 +241,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     import_alone()
-    from keras_metaformer.weights.errors import CheckpointError
-    from keras_metaformer.weights.readers import read_checkpoint
+    from keras_metaformer.weights.files.errors import CheckpointError
+    from keras_metaformer.weights.files.readers import read_checkpoint
 
     report = fuzz(
         options.mutations, options.seed, read_checkpoint, CheckpointError, options.keep

@@ -166,12 +166,15 @@ class Server:
                     "Content-Length": str(len(body)),
                     **headers,
                 }.items():
-                    self.send_header(name, value)
+                    if value:
+                        self.send_header(name, value)
                 self.end_headers()
                 if self.command == "HEAD":
                     return
                 self.wfile.write(body if fault is None else body[: fault.after])
                 self.wfile.flush()
+                if "Content-Length" in headers:  # maybe none: the end says the size
+                    self.close_connection = True
                 if fault is None:
                     return
                 if fault.how == "stall":
@@ -219,4 +222,5 @@ def start_child(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )

@@ -1,25 +1,33 @@
-"""The cache of converted weights: whole or not there, whatever happens."""
+"""The cache of published files: whole or not there, whatever happens."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
-import h5py
-import numpy as np
 import pytest
 
 from keras_metaformer.weights import cache, catalogue, download
-from tests.weights.servers import Answer, Fault, Server, closed_address, start_child
+from tests.weights.servers import (
+    COMMIT,
+    Answer,
+    Fault,
+    Server,
+    closed_address,
+    start_child,
+)
 
 pytestmark = pytest.mark.backend_independent
 
@@ -49,22 +57,8 @@ def official(*urls: str, hub_id: str | None = None) -> catalogue.Checkpoint:
     return dataclasses.replace(row, urls=urls, hub_id=hub_id)
 
 
-def convert(source: Path, target: Path) -> None:
-    """Stands for porting: any function of the content will do."""
-    with h5py.File(target, "w") as file:
-        file["layer/kernel"] = np.frombuffer(source.read_bytes(), "uint8")
-
-
-def converted(path: Path) -> bytes:
-    """The content of the source that `convert` made `path` of."""
-    with h5py.File(path) as file:
-        kernel = file["layer/kernel"]
-        assert isinstance(kernel, h5py.Dataset)
-        return kernel[()].tobytes()
-
-
-def refuse(source: Path, target: Path) -> None:
-    raise AssertionError("converted although it was cached")
+def ensure(checkpoint: catalogue.Checkpoint, folder: Path) -> bytes:
+    return cache.ensure_source(checkpoint, folder=folder).read_bytes()
 
 
 def files_in(folder: Path) -> list[str]:
@@ -76,7 +70,9 @@ def files_in(folder: Path) -> list[str]:
     )
 
 
-CONVERTED = ["ConvFormerS18-imagenet.json", "ConvFormerS18-imagenet.weights.h5"]
+RECORD = "ConvFormerS18-imagenet.json"
+DOWNLOAD = "downloads/ConvFormerS18-imagenet/weights.pth"
+FETCHED = [RECORD, DOWNLOAD]
 
 
 class TestFolder:
@@ -87,6 +83,11 @@ class TestFolder:
         monkeypatch.setenv("KERAS_METAFORMER_CACHE", str(tmp_path))
         assert cache.cache_folder() == tmp_path
         assert cache.cache_folder("elsewhere") == Path("elsewhere")
+        # Set to nothing is not set, and never the current folder.
+        monkeypatch.setenv("KERAS_METAFORMER_CACHE", "")
+        assert cache.cache_folder() == Path("/keras/keras_metaformer")
+        monkeypatch.setenv("KERAS_HOME", "")
+        assert cache.cache_folder() == Path("~/.keras/keras_metaformer").expanduser()
         monkeypatch.delenv("KERAS_METAFORMER_CACHE")
         monkeypatch.delenv("KERAS_HOME")
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -94,101 +95,84 @@ class TestFolder:
 
     def test_each_checkpoint_has_paths_of_its_own(self):
         rows = catalogue.all_checkpoints()
-        for path in (cache.converted_path, cache.hand_placed_path):
+        for path in (cache.record_path, cache.hand_placed_path):
             found = {(path(row, s), row.url(s)) for row in rows for s in SOURCES}
             assert len({p for p, _ in found}) == len({url for _, url in found})
 
     def test_the_original_has_a_name_of_its_own_where_it_is_another_file(self):
         row = catalogue.find("ConvFormerS18", "imagenet")
-        assert cache.converted_path(row).name == CONVERTED[1]
-        name = cache.converted_path(row, "official").name
-        assert name == "ConvFormerS18-imagenet-official.weights.h5"
+        assert cache.record_path(row).name == RECORD
+        name = cache.record_path(row, "official").name
+        assert name == "ConvFormerS18-imagenet-official.json"
         row = catalogue.find("FFNet1", "imagenet")
-        assert cache.converted_path(row) == cache.converted_path(row, "official")
+        assert cache.record_path(row) == cache.record_path(row, "official")
 
 
 SOURCES: tuple[catalogue.Source, ...] = ("auto", "official")
 
 
-class TestConversion:
+class TestUse:
     def test_first_and_second_use(self, server, checkpoint, tmp_path):
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
-        assert files_in(tmp_path) == CONVERTED
-        record = json.loads((tmp_path / CONVERTED[0]).read_text())
-        assert record["source"] == {
+        path = cache.ensure_source(checkpoint, folder=tmp_path)
+        assert path.read_bytes() == CONTENT
+        assert files_in(tmp_path) == FETCHED
+        assert json.loads((tmp_path / RECORD).read_text("utf-8")) == {
+            "constructor": "ConvFormerS18",
+            "tag": "imagenet",
+            "licence": "Apache-2.0",
             "url": server.url("/weights.pth"),
             "sha256": SHA256,
             "bytes": len(CONTENT),
         }
-        assert record["converted"] == {
-            "file": CONVERTED[1],
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-            "bytes": path.stat().st_size,
-        }
-        assert record["licence"] == "Apache-2.0"
-        assert set(record["versions"]) == {"keras", "keras_metaformer"}
         assert len(server.requests) == 1
         server.requests.clear()
-        assert cache.ensure_converted(checkpoint, refuse, folder=tmp_path) == path
+        assert cache.ensure_source(checkpoint, folder=tmp_path) == path
         assert server.requests == []
-        cache.verify(checkpoint, folder=tmp_path)
-
-    def test_a_failed_conversion_leaves_nothing(self, server, checkpoint, tmp_path):
-        def fail(source: Path, target: Path) -> None:
-            target.write_bytes(b"half")
-            raise ValueError("no such key")
-
-        with pytest.raises(ValueError, match="no such key") as caught:
-            cache.ensure_converted(checkpoint, fail, folder=tmp_path)
-        assert server.url("/weights.pth") in caught.value.__notes__[0]
-        assert files_in(tmp_path) == []
-        # Nor is the next run bound to the file that could not be converted.
-        server.files["/weights.pth"] = b"repaired"
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == b"repaired"
+        assert cache.verify(checkpoint, folder=tmp_path) == path
 
     @pytest.mark.parametrize(
         "damage",
         [
-            lambda record, path: record.unlink(),
-            lambda record, path: record.write_text(record.read_text()[:-9]),
-            lambda record, path: record.write_text("[]"),
-            lambda record, path: record.write_text('{"format": 1}'),
-            lambda record, path: record.write_text(
-                record.read_text().replace('"bytes"', '"size"')
+            lambda record, file: record.unlink(),
+            lambda record, file: record.write_bytes(record.read_bytes()[:-9]),
+            lambda record, file: record.write_text("[]"),
+            lambda record, file: record.write_text("[" * 100_000),
+            lambda record, file: record.write_text("{}"),
+            lambda record, file: record.write_bytes(
+                record.read_bytes().replace(b'"bytes"', b'"size"')
             ),
-            lambda record, path: path.unlink(),
-            lambda record, path: path.write_bytes(path.read_bytes()[:-1]),
-            lambda record, path: record.write_text(
-                record.read_text().replace(
-                    f'"format": {cache.FORMAT_VERSION}', '"format": 0'
-                )
-            ),
+            lambda record, file: (record.unlink(), record.mkdir()),
+            lambda record, file: file.unlink(),
+            lambda record, file: file.write_bytes(file.read_bytes()[:-1]),
         ],
         ids=[
             "no record",
             "cut",
             "list",
+            "brackets",
             "empty",
             "incomplete",
-            "no weights",
-            "short",
-            "old format",
+            "folder",
+            "no file",
+            "short file",
         ],
     )
     def test_what_is_not_whole_is_made_anew(self, checkpoint, tmp_path, damage):
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        damage(tmp_path / CONVERTED[0], path)
-        assert not cache.is_cached(checkpoint, folder=tmp_path)
-        with pytest.raises(cache.CacheError, match=path.name):
+        file = cache.ensure_source(checkpoint, folder=tmp_path)
+        record = tmp_path / RECORD
+        damage(record, file)
+        assert cache.cached_source(checkpoint, folder=tmp_path) is None
+        with pytest.raises(cache.CacheError, match=record.stem):
             cache.verify(checkpoint, folder=tmp_path)
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
+        if record.is_dir():
+            with pytest.raises(OSError):
+                ensure(checkpoint, tmp_path)
+            record.rmdir()
+        assert ensure(checkpoint, tmp_path) == CONTENT
         cache.verify(checkpoint, folder=tmp_path)
 
     def test_verify_finds_a_flipped_bit(self, checkpoint, tmp_path):
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        path = cache.ensure_source(checkpoint, folder=tmp_path)
         content = bytearray(path.read_bytes())
         content[1234] ^= 1
         path.write_bytes(content)
@@ -197,53 +181,56 @@ class TestConversion:
 
     def test_clear(self, checkpoint, tmp_path):
         assert cache.clear(checkpoint, tmp_path) == []
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        ensure(checkpoint, tmp_path)
         hand_placed = cache.hand_placed_path(checkpoint, folder=tmp_path)
         hand_placed.parent.mkdir(parents=True)
         hand_placed.touch()
         assert cache.cached_checkpoints(tmp_path) == [
             (catalogue.find("ConvFormerS18", "imagenet"), "auto")
         ]
-        leftover = ".ConvFormerS18-imagenet.tmp.weights.h5"
+        leftover = f".{RECORD}.0123.tmp"
         (tmp_path / leftover).touch()
         removed = cache.clear(checkpoint, tmp_path)
-        assert sorted(path.name for path in removed) == [leftover, *CONVERTED]
+        expected = [leftover, RECORD, "weights.pth"]
+        assert sorted(path.name for path in removed) == expected
         assert cache.cached_checkpoints(tmp_path) == []
         assert files_in(tmp_path) == ["sources/ConvFormerS18-imagenet/weights.pth"]
 
 
 class TestContent:
-    def test_the_hash_in_a_file_name_is_checked(self, server, tmp_path):
-        good = f"/weights-{SHA256[:8]}.pth"
-        server.files[good] = CONTENT[1:]
-        checkpoint = official(server.url(good))
+    @pytest.mark.parametrize("known", ["in its name", "in the catalogue"])
+    def test_a_known_hash_is_checked(self, server, tmp_path, known):
+        name = f"/weights-{SHA256[:8]}.pth" if known == "in its name" else "/w.pth"
+        server.files[name] = CONTENT[1:]
+        checkpoint = official(server.url(name))
+        if known == "in the catalogue":
+            hashes = {server.url(name): SHA256}
+            checkpoint = dataclasses.replace(checkpoint, sha256=hashes)
         with pytest.raises(download.DownloadError, match="wrong content") as caught:
-            cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+            ensure(checkpoint, tmp_path)
         assert SHA256[:8] in str(caught.value)
         assert files_in(tmp_path) == []
-        server.files[good] = CONTENT
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        server.files[name] = CONTENT
+        assert ensure(checkpoint, tmp_path) == CONTENT
 
     def test_content_that_changed_under_its_name_is_refused(
         self, server, checkpoint, tmp_path
     ):
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        path.unlink()
+        cache.ensure_source(checkpoint, folder=tmp_path).unlink()
         server.files["/weights.pth"] = b"something else"
         for _ in range(2):
             with pytest.raises(download.DownloadError, match="changed") as caught:
-                cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+                ensure(checkpoint, tmp_path)
         assert SHA256 in str(caught.value)
         command = "keras-metaformer weights clear ConvFormerS18 imagenet"
         assert command in str(caught.value)
         cache.clear(checkpoint, tmp_path)
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == b"something else"
+        assert ensure(checkpoint, tmp_path) == b"something else"
 
     def test_a_refused_download_leaves_nothing(self, server, checkpoint, tmp_path):
         server.answers["/weights.pth"] = Answer(404)
         with pytest.raises(download.DownloadError) as caught:
-            cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+            ensure(checkpoint, tmp_path)
         hand_placed = cache.hand_placed_path(checkpoint, folder=tmp_path)
         assert str(hand_placed) in str(caught.value)
         assert files_in(tmp_path) == []
@@ -259,10 +246,9 @@ class TestHandPlaced:
         file = cache.hand_placed_path(checkpoint, folder=tmp_path).with_name(name)
         file.parent.mkdir(parents=True)
         file.write_bytes(CONTENT)
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
+        for _ in range(2):
+            assert cache.ensure_source(checkpoint, folder=tmp_path) == file
         assert server.requests == []
-        assert file.exists()
 
     def test_the_path_that_an_error_names_is_the_right_one(self, tmp_path):
         checkpoint = official(closed_address() + "/weights.pth")
@@ -270,11 +256,11 @@ class TestHandPlaced:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(download, "BACKOFF_SECONDS", 0)
             with pytest.raises(download.DownloadError) as caught:
-                cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+                ensure(checkpoint, tmp_path)
         assert str(file) in str(caught.value)
         file.parent.mkdir(parents=True)
         file.write_bytes(CONTENT)
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        assert ensure(checkpoint, tmp_path) == CONTENT
 
     def test_a_wrong_one_is_named_and_left_alone(self, server, tmp_path):
         checkpoint = official(server.url(f"/weights-{SHA256[:8]}.pth"))
@@ -282,7 +268,7 @@ class TestHandPlaced:
         file.parent.mkdir(parents=True)
         file.write_bytes(b"wrong")
         with pytest.raises(download.DownloadError, match="wrong content") as caught:
-            cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+            ensure(checkpoint, tmp_path)
         assert f"the file is {file}" in str(caught.value)
         assert file.read_bytes() == b"wrong"
 
@@ -297,29 +283,27 @@ class TestHub:
     """The hub's client runs in children, where it sees HF_ENDPOINT from the start."""
 
     CHILD = """
-import dataclasses, json
-import h5py, numpy
+import dataclasses, zlib
 from keras_metaformer.weights import cache, catalogue, download
 
 download.BACKOFF_SECONDS = 0
 row = catalogue.find("ConvFormerS18", "imagenet")
-def convert(source, target):
-    with h5py.File(target, "w") as file:
-        file["layer/kernel"] = numpy.frombuffer(source.read_bytes(), "uint8")
-
-for source in sys.argv[2:]:
+row = dataclasses.replace(row, hub_revision=sys.argv[2] or None)
+for source in sys.argv[3:]:
     try:
-        print(cache.ensure_converted(row, convert, source, sys.argv[1]).name)
+        print(zlib.crc32(cache.ensure_source(row, source, sys.argv[1]).read_bytes()))
     except download.DownloadError as error:
         print(error)
 """
 
-    def run(self, server: Server, folder: Path, monkeypatch, *sources: str) -> str:
+    def run(
+        self, server: Server, folder: Path, monkeypatch, *sources: str, revision=""
+    ) -> str:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.setenv("HF_ENDPOINT", server.address)
         monkeypatch.setenv("HF_HOME", str(folder / "hub"))
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        child = start_child(self.CHILD, folder / "ours", *sources)
+        child = start_child(self.CHILD, folder / "ours", revision, *sources)
         output, errors = child.communicate(timeout=120)
         assert child.returncode == 0, errors
         return output
@@ -328,15 +312,20 @@ for source in sys.argv[2:]:
         for path in HUB_PATHS.values():
             server.files[path] = path.encode()
         output = self.run(server, tmp_path, monkeypatch, "auto", "official", "auto")
-        auto, original, again = output.split()
-        assert auto == again == "ConvFormerS18-imagenet.weights.h5"
-        assert original == "ConvFormerS18-imagenet-official.weights.h5"
-        for source, name in (("auto", auto), ("official", original)):
-            expected = HUB_PATHS[source].encode()
-            assert converted(tmp_path / "ours" / name) == expected
-        assert server.methods() == ["HEAD", "GET"] * 2
+        auto, original = (str(zlib.crc32(path.encode())) for path in HUB_PATHS.values())
+        assert output.split() == [auto, original, auto]
+        assert server.methods() == ["HEAD", "HEAD", "GET"] * 2
+        # Ours holds what was seen, the hub's own cache the files.
+        stem = "ConvFormerS18-imagenet"
+        assert files_in(tmp_path / "ours") == [f"{stem}-official.json", RECORD]
+        # Both folders are enough to go without a network, and need not be writable.
         server.requests.clear()
-        self.run(server, tmp_path, monkeypatch, "auto", "official")
+        (tmp_path / "hub").rename(tmp_path / "copied")
+        (tmp_path / "hub").mkdir()
+        shutil.move(tmp_path / "copied" / "hub", tmp_path / "hub" / "hub")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        again = self.run(server, tmp_path, monkeypatch, "auto", "official")
+        assert again.split() == [auto, original]
         assert server.requests == []
 
     def test_content_unlike_its_hash_is_refused(self, server, tmp_path, monkeypatch):
@@ -346,19 +335,80 @@ for source in sys.argv[2:]:
         assert "wrong content" in output
         assert files_in(tmp_path / "ours") == []
 
+    def test_the_revision_of_the_row_is_asked_for(self, server, tmp_path, monkeypatch):
+        path = HUB_PATHS["auto"].replace("/main/", f"/{COMMIT}/")
+        server.files[path] = CONTENT
+        output = self.run(server, tmp_path, monkeypatch, "auto", revision=COMMIT)
+        assert output.split() == [str(zlib.crc32(CONTENT))]
+        asked = {r.path for r in server.requests if "/resolve/" in r.path}
+        assert asked == {path}
+
+
+class TestOthersWriteToTheFolder:
+    """Nothing is written, removed or shortened through links that are put there."""
+
+    def test_a_record_in_the_making(self, checkpoint, tmp_path, monkeypatch):
+        victim = tmp_path / "victim"
+        victim.write_bytes(b"precious")
+        folder = tmp_path / "cache"
+        folder.mkdir()
+        os.symlink(victim, folder / f".{RECORD}.tmp")  # the name of old
+        os.symlink(victim, folder / RECORD)
+        os.symlink(victim, folder / f".{RECORD}.{'0' * 16}.tmp")
+        names = iter(["0" * 16])
+        token_hex = secrets.token_hex
+        monkeypatch.setattr(
+            secrets, "token_hex", lambda size: next(names, None) or token_hex(size)
+        )
+        for _ in range(2):  # the second time the name is free
+            with contextlib.suppress(OSError):
+                ensure(checkpoint, folder)
+        assert ensure(checkpoint, folder) == CONTENT
+        assert victim.read_bytes() == b"precious"
+        assert not (folder / RECORD).is_symlink()
+
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    @pytest.mark.parametrize("ending", [".part", ".part.json"])
+    def test_a_download_in_the_making(self, server, checkpoint, tmp_path, link, ending):
+        victim = tmp_path / "victim"
+        state = {"url": server.url("/weights.pth"), "validator": f'"{SHA256}"'}
+        precious = json.dumps(state).encode()
+        victim.write_bytes(precious)
+        part = tmp_path / "cache" / (DOWNLOAD + ".part")
+        part.parent.mkdir(parents=True)
+        part.with_name(part.name + ".json").write_bytes(precious)
+        planted = tmp_path / "cache" / (DOWNLOAD + ending)
+        planted.unlink(missing_ok=True)
+        link(victim, planted)
+        assert ensure(checkpoint, tmp_path / "cache") == CONTENT
+        assert victim.read_bytes() == precious
+
+    def test_folders_that_lead_elsewhere(self, checkpoint, tmp_path):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (elsewhere / "precious").touch()
+        downloads = tmp_path / "cache" / "downloads" / "ConvFormerS18-imagenet"
+        downloads.parent.mkdir(parents=True)
+        os.symlink(elsewhere, downloads)
+        with pytest.raises(cache.CacheError, match="is a link to"):
+            cache.clear(checkpoint, tmp_path / "cache")
+        with pytest.raises(cache.CacheError, match="is a link to"):
+            ensure(checkpoint, tmp_path / "cache")
+        assert os.listdir(elsewhere) == ["precious"]
+
 
 class TestDisk:
     def test_a_read_only_cache_serves_what_it_has(
         self, checkpoint, tmp_path, monkeypatch
     ):
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        path = cache.ensure_source(checkpoint, folder=tmp_path)
         self.make_read_only(monkeypatch)
-        assert cache.ensure_converted(checkpoint, refuse, folder=tmp_path) == path
+        assert cache.ensure_source(checkpoint, folder=tmp_path) == path
 
     def test_a_read_only_cache_without_it(self, checkpoint, tmp_path, monkeypatch):
         self.make_read_only(monkeypatch)
         with pytest.raises(cache.CacheError, match="read-only") as caught:
-            cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
+            ensure(checkpoint, tmp_path)
         assert str(tmp_path) in str(caught.value)
         assert "KERAS_HOME" in str(caught.value)
 
@@ -377,128 +427,63 @@ class TestDisk:
         (tmp_path / "file").touch()
         for folder in (tmp_path / "file", tmp_path / "file" / "cache"):
             with pytest.raises(cache.CacheError, match="place of a folder"):
-                cache.ensure_converted(checkpoint, refuse, folder=folder)
+                ensure(checkpoint, folder)
         assert server.requests == []
 
-    # The limit on the size of a process' files stands for the end of the disk. The
-    # source has room, and what is made of it: as much, or a lot more than is expected.
+    # The limit on the size of a process' files stands for the end of the disk.
     FULL = """
 import dataclasses, resource
-import h5py, numpy
-from keras_metaformer.weights import cache, catalogue
-
-def convert(source, target):
-    print("converting")
-    with h5py.File(target, "w") as file:
-        file["kernel"] = numpy.zeros(1_000_000)
+from keras_metaformer.weights import cache, catalogue, download
 
 limit = int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 row = catalogue.find("ConvFormerS18", "imagenet")
 row = dataclasses.replace(row, urls=(sys.argv[2],), hub_id=None)
 try:
-    cache.ensure_converted(row, convert, folder=sys.argv[1])
-except cache.CacheError as error:
+    cache.ensure_source(row, folder=sys.argv[1])
+except download.DownloadError as error:
     print(error)
 """
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
-    @pytest.mark.parametrize(
-        ("limit", "begun"), [(1_500_000, False), (3_000_000, True)]
-    )
-    def test_the_disk_fills_up(self, server, checkpoint, tmp_path, limit, begun):
-        url = server.url("/weights.pth")
-        child = start_child(self.FULL, tmp_path, url, str(limit))
+    def test_the_disk_fills_up(self, server, checkpoint, tmp_path):
+        child = start_child(
+            self.FULL, tmp_path, server.url("/weights.pth"), str(len(CONTENT) // 2)
+        )
         output, errors = child.communicate(timeout=120)
         assert child.returncode == 0, errors
-        assert output.startswith("converting\n") is begun
-        assert f"Cannot write to the cache folder {tmp_path}" in output
+        assert f"cannot write to {tmp_path / 'downloads'}" in output
         assert "size limit" in output
-        # No weights; the download is whole and stays, so it is not repeated.
-        assert files_in(tmp_path) == [
-            CONVERTED[0],
-            "downloads/ConvFormerS18-imagenet/weights.pth",
-        ]
-        assert not cache.is_cached(checkpoint, folder=tmp_path)
-        server.requests.clear()
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
-        assert server.requests == []
-
-    @pytest.mark.parametrize("reserve", ["missing", "unsupported"])
-    def test_room_is_asked_for_where_it_cannot_be_reserved(
-        self, checkpoint, tmp_path, monkeypatch, reserve
-    ):
-        def fail(descriptor: int, offset: int, size: int) -> None:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-
-        if reserve == "missing":
-            monkeypatch.delattr(os, "posix_fallocate", raising=False)
-        else:
-            monkeypatch.setattr(os, "posix_fallocate", fail, raising=False)
-        usage = shutil.disk_usage(tmp_path)._replace(free=len(CONTENT))
-        with monkeypatch.context() as patch:
-            patch.setattr(shutil, "disk_usage", lambda path: usage)
-            with pytest.raises(cache.CacheError, match="the disk is full"):
-                cache.ensure_converted(checkpoint, refuse, folder=tmp_path)
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-
-    def test_an_error_that_hdf5_only_words(self, checkpoint, tmp_path):
-        def fail(source: Path, target: Path) -> None:
-            raise RuntimeError(
-                "Can't decrement id ref count (file write failed: file descriptor = 3, "
-                "errno = 28, error message = 'No space left on device')"
-            )
-
-        with pytest.raises(cache.CacheError, match="the disk is full"):
-            cache.ensure_converted(checkpoint, fail, folder=tmp_path)
-
-    def test_an_error_that_hdf5_lost(self, checkpoint, tmp_path):
-        def convert_in_part(source: Path, target: Path) -> None:
-            convert(source, target)
-            os.truncate(target, target.stat().st_size // 2)
-
-        with pytest.raises(cache.CacheError, match="not written whole"):
-            cache.ensure_converted(checkpoint, convert_in_part, folder=tmp_path)
-        assert not any(name.endswith(".weights.h5") for name in files_in(tmp_path))
-        assert any(name.startswith("downloads") for name in files_in(tmp_path))
+        # The room that the download took is given back.
+        assert files_in(tmp_path) == [DOWNLOAD + ".part.json"]
+        assert ensure(checkpoint, tmp_path) == CONTENT
 
     @pytest.mark.parametrize("call", ["fsync", "replace"])
     def test_the_disk_fills_up_at_the_end(
-        self, checkpoint, tmp_path, monkeypatch, call
+        self, server, checkpoint, tmp_path, monkeypatch, call
     ):
-        real = getattr(os, call)
+        """The file is whole, its record is not."""
+        ensure(checkpoint, tmp_path)
+        (tmp_path / RECORD).unlink()
+        server.requests.clear()
 
-        def convert_then_fail(source: Path, target: Path) -> None:
-            def fail(*args: object) -> None:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        def fail(*args: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-            convert(source, target)
-            monkeypatch.setattr(os, call, fail)
-
-        with pytest.raises(cache.CacheError, match="the disk is full"):
-            cache.ensure_converted(checkpoint, convert_then_fail, folder=tmp_path)
-        monkeypatch.setattr(os, call, real)
-        assert CONVERTED[1] not in files_in(tmp_path)
-        assert not any("tmp" in name for name in files_in(tmp_path))
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            with pytest.raises(cache.CacheError, match="the disk is full"):
+                ensure(checkpoint, tmp_path)
+        assert files_in(tmp_path) == [DOWNLOAD]
+        assert ensure(checkpoint, tmp_path) == CONTENT
+        assert server.requests == []
 
 
 class TestProcesses:
-    # Tells its parent when it asks for the lock and when it converts, in which it then
-    # waits for a line if told to.
+    # Tells its parent when it asks for the lock.
     CHILD = """
-import dataclasses, filelock, h5py, numpy
+import dataclasses, filelock
 from keras_metaformer.weights import cache, catalogue
-
-def convert(source, target):
-    with h5py.File(target, "w") as file:
-        file["layer/bias"] = numpy.zeros(3)
-        file.flush()
-        print("converting", flush=True)
-        if sys.argv[3] == "wait":
-            sys.stdin.readline()
-        file["layer/kernel"] = numpy.frombuffer(source.read_bytes(), "uint8")
 
 def acquire(lock, acquire=filelock.FileLock.acquire):
     print("locking", flush=True)
@@ -507,49 +492,36 @@ def acquire(lock, acquire=filelock.FileLock.acquire):
 filelock.FileLock.acquire = acquire
 row = catalogue.find("ConvFormerS18", "imagenet")
 row = dataclasses.replace(row, urls=(sys.argv[2],), hub_id=None)
-print(cache.ensure_converted(row, convert, folder=sys.argv[1]), flush=True)
+print(cache.ensure_source(row, folder=sys.argv[1]), flush=True)
 """
 
-    def start(
-        self, folder: Path, server: Server, mode: str = "go"
-    ) -> subprocess.Popen[str]:
-        return start_child(self.CHILD, folder, server.url("/weights.pth"), mode)
+    def start(self, folder: Path, server: Server) -> subprocess.Popen[str]:
+        return start_child(self.CHILD, folder, server.url("/weights.pth"))
 
-    def wait_for(self, child: subprocess.Popen[str], *lines: str) -> None:
-        assert child.stdout is not None
-        for line in lines:
-            assert child.stdout.readline() == line + "\n"
-
-    def test_two_at_once_make_one_conversion(self, server, checkpoint, tmp_path):
+    def test_two_at_once_make_one_download(self, server, checkpoint, tmp_path):
         children = [self.start(tmp_path, server) for _ in range(2)]
         outputs = [child.communicate(timeout=120) for child in children]
         assert [child.returncode for child in children] == [0, 0], outputs
-        assert sorted("converting" in output for output, _ in outputs) == [False, True]
         assert len(server.requests) == 1
         for output, _ in outputs:
-            path = Path(output.splitlines()[-1])
-            assert converted(path) == CONTENT
-        assert files_in(tmp_path) == CONVERTED
+            assert Path(output.splitlines()[-1]).read_bytes() == CONTENT
+        assert files_in(tmp_path) == FETCHED
 
     def test_a_second_one_waits_for_the_first(self, server, checkpoint, tmp_path):
-        first = self.start(tmp_path, server, "wait")
-        self.wait_for(first, "locking", "converting")
         lock = filelock.FileLock(tmp_path / ".ConvFormerS18-imagenet.lock")
-        with pytest.raises(filelock.Timeout):
-            lock.acquire(timeout=0)
-        assert not cache.is_cached(checkpoint, folder=tmp_path)
-        second = self.start(tmp_path, server)
-        self.wait_for(second, "locking")
-        first.communicate("go on\n", timeout=120)
-        output, _ = second.communicate(timeout=120)
-        assert output.splitlines() == [str(tmp_path / CONVERTED[1])]
-        assert len(server.requests) == 1
+        with lock:
+            child = self.start(tmp_path, server)
+            assert child.stdout is not None
+            assert child.stdout.readline() == "locking\n"
+            assert server.requests == []
+        output, _ = child.communicate(timeout=120)
+        assert output.splitlines() == [str(tmp_path / DOWNLOAD)]
 
     @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
     def test_killed_during_the_download(self, server, checkpoint, tmp_path):
         server.faults = [Fault(600_000, "stall")]
         child = self.start(tmp_path, server)
-        part = tmp_path / "downloads/ConvFormerS18-imagenet/weights.pth.part"
+        part = tmp_path / (DOWNLOAD + ".part")
         while not (server.stalled.is_set() and part.exists() and part.stat().st_size):
             time.sleep(0.01)
             assert child.poll() is None, child.communicate()
@@ -557,54 +529,33 @@ print(cache.ensure_converted(row, convert, folder=sys.argv[1]), flush=True)
         child.communicate(timeout=120)
         assert part.stat().st_size < len(CONTENT)
         server.requests.clear()
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
+        assert ensure(checkpoint, tmp_path) == CONTENT
         assert server.ranges()[0] is not None  # continued where it was killed
-        assert files_in(tmp_path) == CONVERTED
+        assert files_in(tmp_path) == FETCHED
 
-    @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-    def test_killed_during_the_conversion(self, server, checkpoint, tmp_path):
-        child = self.start(tmp_path, server, "wait")
-        self.wait_for(child, "locking", "converting")
-        child.send_signal(signal.SIGKILL)
-        child.communicate(timeout=120)
-        assert ".ConvFormerS18-imagenet.tmp.weights.h5" in files_in(tmp_path)
-        assert not cache.is_cached(checkpoint, folder=tmp_path)
-        server.requests.clear()
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert converted(path) == CONTENT
-        assert server.requests == []  # the download had been whole
-        assert files_in(tmp_path) == CONVERTED
-
-    @pytest.mark.parametrize("moment", ["before", "between", "after"])
-    def test_killed_while_the_files_are_put_in_place(
-        self, checkpoint, tmp_path, monkeypatch, moment
+    @pytest.mark.parametrize("renames", range(4))
+    def test_killed_before_each_rename(
+        self, server, checkpoint, tmp_path, monkeypatch, renames
     ):
-        """A reconversion is interrupted before, between and after both renames."""
-
         class Killed(BaseException):
             pass
 
-        path = cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        path.write_bytes(b"damaged")
         replace = os.replace
-        allowed = {"before": 2, "between": 3, "after": 4}[moment]
+        allowed = renames
 
         def replace_some(source, target) -> None:
-            # In order: the download, the record of it, the weights, their record.
+            # In order: the state of the download, the download, its record.
             nonlocal allowed
             if allowed == 0:
                 raise Killed
             allowed -= 1
             replace(source, target)
 
-        monkeypatch.setattr(os, "replace", replace_some)
-        if moment == "after":
-            cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        else:
-            with pytest.raises(Killed):
-                cache.ensure_converted(checkpoint, convert, folder=tmp_path)
-        assert cache.is_cached(checkpoint, folder=tmp_path) is (moment == "after")
-        monkeypatch.setattr(os, "replace", replace)
-        cache.ensure_converted(checkpoint, convert, folder=tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace_some)
+            with pytest.raises(Killed) if renames < 3 else contextlib.nullcontext():
+                ensure(checkpoint, tmp_path)
+        cached = cache.cached_source(checkpoint, folder=tmp_path)
+        assert (cached is not None) is (renames == 3)
+        assert ensure(checkpoint, tmp_path) == CONTENT
         cache.verify(checkpoint, folder=tmp_path)

@@ -1,4 +1,4 @@
-"""Real constructors in child processes: hub to cache, races, kills, no PyTorch."""
+"""Real constructors in child processes: from the hub, races, kills, no PyTorch."""
 
 import importlib.util
 import os
@@ -17,35 +17,16 @@ import keras_metaformer as km
 from keras_metaformer.weights import catalogue
 from tests.golden import cases
 from tests.weights import synthetic, torch_files
-from tests.weights.servers import Server
+from tests.weights.servers import Fault, Server
 
 pytestmark = pytest.mark.backend_independent
 
 ROOT = Path(km.__path__[0]).parent
-CONVERTED = "PoolFormerV2S12-imagenet.weights.h5"
-TEMPORARY = ".PoolFormerV2S12-imagenet.tmp.weights.h5"
-
-# Says when it converts, and the checksum of the weights that it ends up with. Told to
-# wait, it stops with half of the converted file written.
+# Says the checksum of the weights that it ends up with.
 CHILD = """
-import os, sys, zlib
-import keras
+import sys, zlib
 import keras_metaformer as km
-from keras_metaformer.weights import loading
 
-def convert(checkpoint, file, target, convert=loading.convert_checkpoint):
-    print("converting", flush=True)
-    convert(checkpoint, file, target)
-
-def save_half(model, path, save=keras.Model.save_weights):
-    save(model, path)
-    os.truncate(path, os.path.getsize(path) // 2)
-    print("half", flush=True)
-    sys.stdin.readline()
-
-loading.convert_checkpoint = convert
-if sys.argv[1] == "wait":
-    keras.Model.save_weights = save_half
 arrays = km.to_state_dict(km.PoolFormerV2S12(), "timm")
 print(zlib.crc32(b"".join(arrays[key].tobytes() for key in sorted(arrays))))
 """
@@ -69,6 +50,7 @@ def start(script: str, folder: Path, *arguments: str | Path, **variables: str):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
         env=environment,
     )
 
@@ -98,39 +80,27 @@ def finish(child: subprocess.Popen[str]) -> list[str]:
     return output.split()
 
 
-def test_two_at_once_make_one_conversion_and_two_good_models(hub, content, tmp_path):
-    children = [start(CHILD, tmp_path, "go", HF_ENDPOINT=hub.address) for _ in range(2)]
-    outputs = [finish(child) for child in children]
-    assert sorted(outputs, key=len) == [
-        [checksum(content)],
-        ["converting", checksum(content)],
-    ]
-    assert hub.methods() == ["HEAD", "GET"]
+def test_two_at_once_make_one_download_and_two_good_models(hub, content, tmp_path):
+    children = [start(CHILD, tmp_path, HF_ENDPOINT=hub.address) for _ in range(2)]
+    assert [finish(child) for child in children] == [[checksum(content)]] * 2
+    assert hub.methods() == ["HEAD", "HEAD", "GET"]
     # A third asks nobody.
     hub.requests.clear()
-    assert finish(start(CHILD, tmp_path, "go", HF_ENDPOINT=hub.address)) == [
+    assert finish(start(CHILD, tmp_path, HF_ENDPOINT=hub.address)) == [
         checksum(content)
     ]
     assert hub.requests == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_killed_during_the_conversion(hub, content, tmp_path):
-    child = start(CHILD, tmp_path, "wait", HF_ENDPOINT=hub.address)
-    assert child.stdout is not None
-    lines = [child.stdout.readline(), child.stdout.readline()]
-    if lines != ["converting\n", "half\n"]:
-        child.kill()
-        raise AssertionError(child.communicate()[1])
+def test_killed_during_the_download(hub, content, tmp_path):
+    hub.faults = [Fault(2_000_000, "stall")]
+    child = start(CHILD, tmp_path, HF_ENDPOINT=hub.address)
+    assert hub.stalled.wait(300)
     child.send_signal(signal.SIGKILL)
     child.communicate(timeout=60)
-    assert (tmp_path / "cache" / TEMPORARY).exists()
-    assert not (tmp_path / "cache" / CONVERTED).exists()
-
-    again = start(CHILD, tmp_path, "go", HF_ENDPOINT=hub.address)
-    assert finish(again) == ["converting", checksum(content)]
-    assert not (tmp_path / "cache" / TEMPORARY).exists()
-    assert (tmp_path / "cache" / CONVERTED).exists()
+    again = start(CHILD, tmp_path, HF_ENDPOINT=hub.address)
+    assert finish(again) == [checksum(content)]
 
 
 WITHOUT_TORCH = """

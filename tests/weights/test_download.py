@@ -1,5 +1,6 @@
 """Downloads through the real clients, from loopback servers that misbehave."""
 
+import email.utils
 import errno
 import hashlib
 import io
@@ -41,6 +42,17 @@ def assert_says_what_to_do(error: download.DownloadError, url: str, folder: Path
     assert str(folder / "by_hand" / "file.pth") in message
     assert "HF_HUB_OFFLINE" in message
     assert message.endswith(f"Received: url={url!r}")
+
+
+def count_transfers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    transfer, urls = download._transfer, []
+
+    def counted(session, url, *arguments):
+        urls.append(url)
+        return transfer(session, url, *arguments)
+
+    monkeypatch.setattr(download, "_transfer", counted)
+    return urls
 
 
 def start_of(range_header: str | None) -> int:
@@ -137,6 +149,118 @@ class TestPlainServer:
         part.write_bytes(CONTENT + b"more")
         assert fetch(server.url("/file.pth"), tmp_path).read_bytes() == CONTENT
 
+    def test_a_part_of_another_file_is_not_appended(self, server, tmp_path):
+        """A server may send the range although `If-Range` names another file."""
+        server.faults = [Fault(200_000, "close")] * download.ATTEMPTS
+        with pytest.raises(download.DownloadError):
+            fetch(server.url("/file.pth"), tmp_path)
+        part = tmp_path / "downloads" / "file.pth.part"
+        start = part.stat().st_size
+        other = bytes(len(CONTENT) - start)
+        last = len(CONTENT) - 1
+        server.answers["/file.pth"] = Answer(
+            206,
+            (
+                ("Content-Range", f"bytes {start}-{last}/{len(CONTENT)}"),
+                ("ETag", '"of another file"'),
+            ),
+            other,
+        )
+        with pytest.raises(download.DownloadError, match="part"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert not (tmp_path / "downloads" / "file.pth").exists()
+        del server.answers["/file.pth"]
+        assert fetch(server.url("/file.pth"), tmp_path).read_bytes() == CONTENT
+
+    @pytest.mark.parametrize("length", ["-5", "1, 1", "abc", "9" * 30, "\u0664"])
+    def test_an_odd_size(self, server, tmp_path, length):
+        text = length.encode("utf-8").decode("latin-1")
+        server.answers["/file.pth"] = Answer(200, (("Content-Length", text),), b"abc")
+        with pytest.raises(download.DownloadError) as caught:
+            fetch(server.url("/file.pth"), tmp_path)
+        assert_says_what_to_do(caught.value, server.url("/file.pth"), tmp_path)
+        assert not (tmp_path / "downloads" / "file.pth").exists()
+
+    @pytest.mark.parametrize(
+        "location", ["http://[/x", "http://a:b/x", "ftp://a/x", "http:///x", "//"]
+    )
+    def test_an_odd_redirection(self, server, tmp_path, location):
+        server.answers["/file.pth"] = Answer(302, (("Location", location),))
+        with pytest.raises(download.DownloadError) as caught:
+            fetch(server.url("/file.pth"), tmp_path)
+        assert_says_what_to_do(caught.value, server.url("/file.pth"), tmp_path)
+
+    def test_an_insecure_redirection_is_not_followed_not_even_back(
+        self, server, tmp_path, monkeypatch
+    ):
+        """https to http to https: whoever reads the middle chooses the end."""
+        import requests
+
+        sent = []
+
+        class Adapter(requests.adapters.BaseAdapter):
+            def send(self, request, **kwargs):
+                sent.append(request.url)
+                response = requests.Response()
+                response.url, response.request = request.url, request
+                response.raw = io.BytesIO(b"evil")
+                response.status_code = 302 if len(sent) < 3 else 200
+                target = {1: "http://one.invalid/x", 2: "https://two.invalid/x"}
+                response.headers["Location"] = target.get(len(sent), "")
+                return response
+
+            def close(self):
+                pass
+
+        get_adapter = lambda session, url: Adapter()  # noqa: E731
+        monkeypatch.setattr(requests.Session, "get_adapter", get_adapter)
+        with pytest.raises(download.DownloadError, match="insecure http://one"):
+            fetch("https://weights.invalid/file.pth", tmp_path)
+        assert sent == ["https://weights.invalid/file.pth"]
+        assert not (tmp_path / "downloads" / "file.pth").exists()
+
+    @pytest.mark.parametrize("stated", [True, False])
+    def test_more_than_any_weights_is_refused(
+        self, server, tmp_path, monkeypatch, stated
+    ):
+        monkeypatch.setattr(download, "MOST_BYTES", len(CONTENT) - 1)
+        if not stated:
+            headers = (("Content-Length", ""), ("Connection", "close"))
+            server.answers["/file.pth"] = Answer(200, headers, CONTENT)
+        with pytest.raises(download.DownloadError, match="expected at most"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert not (tmp_path / "downloads" / "file.pth").exists()
+        assert not (tmp_path / "downloads" / "file.pth.part").exists()
+
+    def test_bytes_that_come_one_by_one(self, server, tmp_path, monkeypatch):
+        monkeypatch.setattr(download, "SLOW_SECONDS", -1)
+        monkeypatch.setattr(download, "SLOW_BYTES_PER_SECOND", 10**18)
+        with pytest.raises(download.DownloadError, match="bytes came in"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert len(server.requests) == download.ATTEMPTS
+
+    def test_a_busy_server_is_left_as_long_as_it_asks(
+        self, server, tmp_path, monkeypatch
+    ):
+        waits: list[float] = []
+        monkeypatch.setattr(time, "sleep", waits.append)
+        server.answers["/file.pth"] = Answer(503, (("Retry-After", "17"),))
+        with pytest.raises(download.DownloadError, match="503"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert waits.count(17) == download.ATTEMPTS - 1
+        in_a_while = email.utils.formatdate(time.time() + 30, usegmt=True)
+        server.answers["/file.pth"] = Answer(429, (("Retry-After", in_a_while),))
+        waits.clear()
+        with pytest.raises(download.DownloadError, match="429"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert max(waits) > 10
+        # More than anybody waits for is said at once.
+        server.requests.clear()
+        server.answers["/file.pth"] = Answer(503, (("Retry-After", "86400"),))
+        with pytest.raises(download.DownloadError, match="in 86400 seconds"):
+            fetch(server.url("/file.pth"), tmp_path)
+        assert len(server.requests) == 1
+
     def test_a_server_that_sends_another_range_is_not_believed(self, server, tmp_path):
         server.faults = [Fault(200_000, "close")] * download.ATTEMPTS
         with pytest.raises(download.DownloadError):
@@ -175,10 +299,12 @@ class TestPlainServer:
             fetch(server.url("/file.pth"), tmp_path)
         assert not (tmp_path / "downloads" / "file.pth").exists()
 
-    def test_no_network(self, server, tmp_path):
+    def test_no_network(self, server, tmp_path, monkeypatch):
         url = closed_address() + "/file.pth"
-        with pytest.raises(download.DownloadError, match="failed 5 times") as caught:
+        attempts = count_transfers(monkeypatch)
+        with pytest.raises(download.DownloadError, match="be reached") as caught:
             fetch(url, tmp_path)
+        assert len(attempts) == download.ATTEMPTS_TO_REACH
         assert_says_what_to_do(caught.value, url, tmp_path)
 
     @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "KERAS_METAFORMER_OFFLINE"])
@@ -197,11 +323,15 @@ class TestPlainServer:
 
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
     def test_a_full_disk(self, server, tmp_path, monkeypatch, number):
-        def fail(descriptor: int) -> None:
-            raise OSError(number, os.strerror(number))
+        fsync = os.fsync
+
+        def fail_for_much(descriptor: int) -> None:
+            if os.fstat(descriptor).st_size > 100_000:
+                raise OSError(number, os.strerror(number))
+            fsync(descriptor)
 
         with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", fail)
+            patch.setattr(os, "fsync", fail_for_much)
             reason = download.DISK_ERRORS[number]
             with pytest.raises(download.DownloadError, match=reason) as caught:
                 fetch(server.url("/file.pth"), tmp_path)
@@ -261,10 +391,22 @@ class TestHub:
         path = fetch(HUB_URL, tmp_path)
         assert path.read_bytes() == CONTENT
         assert path.is_relative_to(tmp_path / "hub")
-        assert hub.methods() == ["HEAD", "GET"]
+        assert hub.methods() == ["HEAD", "HEAD", "GET"]
         # The second time, the hub is only asked whether the file is still the same.
         assert fetch(HUB_URL, tmp_path) == path
-        assert hub.methods() == ["HEAD", "GET", "HEAD"]
+        assert hub.methods() == ["HEAD", "HEAD", "GET", "HEAD", "HEAD"]
+
+    def test_a_file_larger_than_any_weights(self, hub, tmp_path, monkeypatch):
+        monkeypatch.setattr(download, "MOST_BYTES", len(CONTENT) - 1)
+        with pytest.raises(download.DownloadError, match="expected at most"):
+            fetch(HUB_URL, tmp_path)
+        assert "GET" not in hub.methods()
+
+    def test_a_busy_hub(self, hub, tmp_path):
+        hub.answers[HUB_PATH] = Answer(503, (("Retry-After", "1"),))
+        with pytest.raises(download.DownloadError, match="503"):
+            fetch(HUB_URL, tmp_path)
+        assert hub.methods() == ["HEAD"] * download.ATTEMPTS
 
     def test_the_token_is_sent(self, hub, tmp_path, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", "hf_secret")

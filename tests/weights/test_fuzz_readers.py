@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.readers import read_checkpoint
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights.fuzz_readers import fuzz
 
 pytestmark = pytest.mark.backend_independent

@@ -81,3 +81,90 @@ def test_randformers_weights_are_tied_to_their_image_size(ending, tmp_path):
         load_weights_file(other, path)
     assert "random_matrix" in str(error.value)
     assert "168, 168" in str(error.value) and "16, 16" in str(error.value)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".weights.h5", ".keras"])
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_a_file_with_other_classes(ending, head, tmp_path):
+    small = {"input_shape": (32, 32, 3), "classes": 3, "head": head}
+    model = metaformer("pooling", **small)
+    randomize(model)
+    path = tmp_path / f"model{ending}"
+    if ending == ".npz":
+        np.savez(path, allow_pickle=False, **km.to_state_dict(model))
+    elif ending == ".keras":
+        model.save(path)
+    else:
+        model.save_weights(path)
+    with pytest.warns(UserWarning, match="3 classes there and 5 here"):
+        loaded = metaformer("pooling", **{**small, "classes": 5}, weights=path)
+    assert loaded.output_shape == (None, 5)
+    kernel = to_numpy(loaded.get_layer("predictions").kernel)
+    assert 0 < kernel.std() < 0.1
+    assert len(loaded.weights) == len(model.weights)
+    for ours, theirs in zip(loaded.weights[:-2], model.weights[:-2], strict=True):
+        np.testing.assert_array_equal(to_numpy(ours), to_numpy(theirs))
+    same = metaformer("pooling", **small, weights=path)
+    assert _equal(same, model)
+
+
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_a_damaged_file_of_keras(original, ending, tmp_path):
+    path = tmp_path / f"model{ending}"
+    path.write_bytes(b"no such thing")
+    with pytest.raises(ValueError, match=r"cannot be read.*Received: path="):
+        metaformer("separable_convolution", weights=path)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+@pytest.mark.parametrize("family", ["convformer", "mlp_mixer", "ffnet", "poolformer"])
+def test_other_channels_are_adapted_as_timm_does(family, channels, tmp_path):
+    model = build_small(family)
+    randomize(model)
+    path = tmp_path / "model.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(model))
+    other = build_small(family, (64, 64, channels))
+    with pytest.warns(UserWarning, match=f"the model is for {channels}"):
+        load_weights_file(other, path)
+    kernels, others = (
+        km.to_state_dict(each, "official" if family == "ffnet" else "timm")
+        for each in (model, other)
+    )
+    changed = [key for key in kernels if kernels[key].shape != others[key].shape]
+    assert len(changed) == 1
+    kernel = kernels[changed[0]].astype("float64")
+    if channels == 1:
+        expected = kernel[:, :1] + kernel[:, 1:2] + kernel[:, 2:]
+    else:
+        expected = np.concatenate([kernel] * 4, axis=1)[:, :channels] * 3 / channels
+    np.testing.assert_allclose(others.pop(changed[0]), expected, rtol=1e-6, atol=1e-6)
+    assert all(np.array_equal(others[key], kernels[key]) for key in others)
+
+
+def test_one_channel_sees_a_grey_image_as_before(original, tmp_path):
+    path = tmp_path / "model.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(original))
+    with pytest.warns(UserWarning, match="summed"):
+        grey = metaformer(
+            "separable_convolution", weights=path, input_shape=(32, 32, 1)
+        )
+    image = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype("float32")
+    np.testing.assert_allclose(
+        to_numpy(grey(image)),
+        to_numpy(original(np.repeat(image, 3, -1))),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_file_for_other_channels_than_three_is_named(tmp_path):
+    model = metaformer(input_shape=(32, 32, 4))
+    path = tmp_path / "model.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(model))
+    with pytest.raises(ValueError, match=r"\(7, 7, 2, 16\)"):
+        metaformer(input_shape=(32, 32, 2), weights=path)
+
+
+def test_preprocessing_names_the_channels():
+    with pytest.raises(ValueError, match="needs 3 channels"):
+        metaformer(input_shape=(32, 32, 4), include_preprocessing=True)

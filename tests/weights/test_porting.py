@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
+from keras_metaformer.weights import porting
 from keras_metaformer.weights.structure import weight_slots
 from tests.golden import cases
 from tests.layer_checks import randomize, to_numpy
@@ -295,6 +296,66 @@ class TestStrictness:
             "stages.2.0.token_mixer.random_matrix: of shape (36, 36)",
             "(16, 16)",
         )
+
+
+class TestCopies:
+    """The model holds values of its own, all of them or none."""
+
+    def test_the_other_order_of_bytes(self):
+        model = _model("mlp_mixer")
+        randomize(model, seed=4)
+        expected = _snapshot(model)
+        state_dict = {
+            key: array.astype(array.dtype.newbyteorder(">"))
+            for key, array in km.to_state_dict(model).items()
+        }
+        randomize(model, seed=5)
+        km.port_weights(model, state_dict)
+        _assert_equal(expected, _snapshot(model))
+
+    def test_what_cannot_be_converted_changes_nothing(self, monkeypatch):
+        model = _model("mlp_mixer")
+        state_dict: dict[str, Any] = km.to_state_dict(model)
+        last = list(state_dict)[-1]
+        pair = np.dtype([("low", "u2"), ("high", "u2")])
+        state_dict[last] = np.zeros(state_dict[last].shape, pair)
+        randomize(model, seed=6)
+        before = _snapshot(model)
+        with pytest.raises(ValueError, match=re.escape(last)):
+            km.port_weights(model, state_dict)
+        _assert_equal(before, _snapshot(model))
+
+    def test_all_is_converted_before_the_first_assignment(self, monkeypatch):
+        model = _model("mlp_mixer")
+        randomize(model, seed=6)
+        before = _snapshot(model)
+        converted = []
+
+        def convert(array, dtype):
+            converted.append(dtype)
+            if len(converted) == len(model.weights):
+                raise MemoryError
+            return np.zeros(array.shape, dtype)
+
+        monkeypatch.setattr(porting, "_copied", convert)
+        with pytest.raises(MemoryError):
+            km.port_weights(model, km.to_state_dict(model))
+        _assert_equal(before, _snapshot(model))
+
+    @pytest.mark.parametrize("naming", ["official", "timm"])
+    def test_a_file_that_is_written_to_afterwards(self, naming, tmp_path):
+        model = _model("mlp_mixer")
+        randomize(model, seed=7)
+        expected = _snapshot(model)
+        path = tmp_path / "model.npz"
+        np.savez(path, allow_pickle=False, **km.to_state_dict(model, naming))
+        randomize(model, seed=8)
+        arrays = km.read_checkpoint(path)
+        km.port_weights(model, arrays)
+        with path.open("rb+") as file:
+            file.write(bytes(path.stat().st_size))
+        assert not any(array.any() for array in arrays.values())  # they are mapped
+        _assert_equal(expected, _snapshot(model))
 
 
 class TestWhatIsAccepted:

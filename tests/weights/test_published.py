@@ -79,7 +79,7 @@ def _parametrise() -> list:
 @pytest.mark.parametrize(("row", "source"), _parametrise())
 def test_golden_logits_come_out(row, source, cache_folder, monkeypatch):
     if synthetic.has_known_hash(row, source):
-        monkeypatch.setattr(cache, "hash_prefix", lambda url: None)
+        monkeypatch.setattr(Checkpoint, "known_sha256", lambda row, url: None)
     content = synthetic.make(row, source)
     synthetic.write(row, source, content.state_dict)
     case = content.case
@@ -111,12 +111,9 @@ def test_golden_logits_come_out(row, source, cache_folder, monkeypatch):
     error = np.abs(outputs.astype("float64") - expected).max()
     assert error <= TOLERANCE * max(1.0, np.abs(expected).max())
 
-    converted = cache.converted_path(row, source)
-    record = json.loads(
-        converted.with_name(converted.name.replace(".weights.h5", ".json")).read_text()
-    )
-    assert record["source"]["url"] == row.url(source)
-    assert cache.is_cached(row, source)
+    record = json.loads(cache.record_path(row, source).read_text("utf-8"))
+    assert record["url"] == row.url(source)
+    assert cache.cached_source(row, source)
 
 
 @pytest.mark.backend_independent

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.readers import read_checkpoint
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights import torch_files
 from tests.weights.torch_files import Tensor
 
@@ -446,7 +446,7 @@ package = types.ModuleType("keras_metaformer")
 spec = importlib.util.find_spec("keras_metaformer")
 package.__path__ = list(spec.submodule_search_locations)
 sys.modules["keras_metaformer"] = package
-from keras_metaformer.weights.readers import read_checkpoint
+from keras_metaformer.weights.files.readers import read_checkpoint
 """
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import tempfile
 import warnings
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,6 +18,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.data.images import EvaluationTransform
+from keras_metaformer.layers import initializers
 from keras_metaformer.weights import cache, catalogue, loading
 from keras_metaformer.weights.catalogue import Source
 from tests.golden.seeded import seeded_state_dict
@@ -98,8 +100,8 @@ class TestHead:
     def test_with_other_classes_all_but_the_last_layer_is_loaded(self):
         content = place("PoolFormerV2S12", "imagenet")
         message = (
-            r"PoolFormerV2S12 'imagenet' except the last layer, which has 1000 classes "
-            r"there and 10 here"
+            r"PoolFormerV2S12 'imagenet' \(224 x 224 pixels\) except the last layer, "
+            r"which has 1000 classes there and 10 here"
         )
         with pytest.warns(UserWarning, match=message):
             model = km.PoolFormerV2S12(classes=10, source="official")
@@ -122,6 +124,28 @@ class TestHead:
         with pytest.warns(UserWarning, match="has 1000 classes there and 10 here"):
             model = km.CAFormerS18(**options)
         assert_holds(model, content, SAIL, but=("head.fc2",))
+        # Initial values are not drawn, but that layer's are.
+        kernel = to_numpy(model.get_layer("predictions").kernel)
+        assert 0.01 < kernel.std() < 0.03 and abs(kernel).max() < 0.0401
+
+    @ONCE
+    def test_nothing_is_drawn_that_is_overwritten_at_once(self, monkeypatch):
+        place("PoolFormerV2S12", "imagenet")
+        drawn = []
+        draw = np.random.default_rng
+
+        def counted(seed):
+            drawn.append(seed)
+            return draw(seed)
+
+        monkeypatch.setattr(initializers.np.random, "default_rng", counted)
+        km.PoolFormerV2S12(source="official")
+        assert len(drawn) == 0
+        with pytest.warns(UserWarning, match="10 here"):
+            km.PoolFormerV2S12(source="official", classes=10)
+        assert len(drawn) == 1
+        km.PoolFormerV2S12(weights=None)
+        assert len(drawn) > 20
 
     @pytest.mark.large
     def test_imagenet21k_brings_its_classes_unless_asked_for_others(self):
@@ -206,7 +230,7 @@ class TestSource:
         assert_holds(km.PoolFormerV2S12(source="official"), content, SAIL)
         names = ("PoolFormerV2S12-imagenet", "PoolFormerV2S12-imagenet-official")
         urls = [
-            json.loads((tmp_path / f"{name}.json").read_text())["source"]["url"]
+            json.loads((tmp_path / f"{name}.json").read_text("utf-8"))["url"]
             for name in names
         ]
         assert urls == [row.url("auto"), row.url("official")]
@@ -215,13 +239,16 @@ class TestSource:
 class TestPath:
     @ONCE
     @pytest.mark.parametrize(
-        "file", ["a.safetensors", "a.npz", "a.pth", "a.pth.tar", "a.weights.h5"]
+        "file",
+        ["a.safetensors", "a.npz", "a.pth", "a.pth.tar", "a.weights.h5", "a.keras"],
     )
     def test_every_format_with_and_without_the_top(self, tmp_path, file):
         content = place("PoolFormerV2S12", "imagenet")
         path = tmp_path / file
         if file.endswith(".h5"):
             km.PoolFormerV2S12(source="official").save_weights(path)
+        elif file.endswith(".keras"):
+            km.PoolFormerV2S12(source="official").save(path)
         else:
             synthetic.write_file(path, SAIL, content)
         assert_holds(km.PoolFormerV2S12(weights=path), content, SAIL)
@@ -232,7 +259,8 @@ class TestPath:
 @pytest.fixture
 def unloaded(monkeypatch):
     """Models as they are built for a tag, without its weights."""
-    monkeypatch.setattr(loading.Pretrained, "load_into", lambda *_: None)
+    monkeypatch.setattr(loading.cache, "ensure_source", lambda *_: Path("nowhere"))
+    monkeypatch.setattr(loading, "load_weights_file", lambda *_, **__: False)
 
 
 @ONCE

@@ -9,8 +9,12 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.weights import loading
-from keras_metaformer.weights.token_interpolation import resize_token_weight
+from keras_metaformer.weights.token_interpolation import (
+    map_of_tokens,
+    resize_token_weight,
+)
 from tests.layer_checks import randomize
+from tests.small_models import build_small
 
 SMALL, LARGE = (4, 3), (6, 5)
 GENERATOR = np.random.default_rng(0)
@@ -101,15 +105,15 @@ def published(tmp_path_factory) -> Any:
     """A model with random weights for 224 x 224 pixels, and its file."""
     model: Any = km.ResMLP12(weights=None, classifier_activation=None)
     randomize(model)
-    path = tmp_path_factory.mktemp("cache") / "resmlp_12.weights.h5"
-    model.save_weights(path)
+    path = tmp_path_factory.mktemp("cache") / "resmlp_12.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(model))
     return model, path
 
 
 @pytest.fixture
 def _cached(published, monkeypatch):
     monkeypatch.setattr(
-        loading.cache, "ensure_converted", lambda *args, **kwargs: published[1]
+        loading.cache, "ensure_source", lambda *args, **kwargs: published[1]
     )
 
 
@@ -127,7 +131,7 @@ def test_another_size_is_refused_unless_asked_for():
 @pytest.mark.usefixtures("_cached")
 def test_published_matrices_are_resized_on_request(published):
     original = published[0]
-    with pytest.warns(UserWarning, match=r"Resized.*224.*accuracy is not promised"):
+    with pytest.warns(UserWarning, match=r"Resized.*14 x 14.*accuracy is not promised"):
         model: Any = km.ResMLP12(
             weights="imagenet",
             input_shape=(160, 192, 3),
@@ -161,10 +165,75 @@ def test_at_its_own_size_the_request_changes_nothing(published):
 
 @pytest.mark.usefixtures("_cached")
 def test_a_model_with_more_weights_than_published_is_refused():
-    with pytest.raises(ValueError, match="residual_scale/scale: not in the weights"):
+    with pytest.raises(ValueError, match=r"residual_scale/scale: has no name"):
         km.ResMLP12(weights="imagenet", residual_scaling="branch")
 
 
-def test_a_file_does_not_say_its_size(published):
-    with pytest.raises(ValueError, match=r"given by a tag.*Received: weights="):
-        km.ResMLP12(weights=published[1], token_interpolation=True)
+@pytest.mark.parametrize("tokens", [True, (32, 32)])
+def test_a_file_of_ones_own_for_square_images(tokens, tmp_path):
+    small = build_small("mlp_mixer", (32, 32, 3), {"patch_size": 8})
+    randomize(small)
+    path = tmp_path / "mine.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(small))
+    large = build_small("mlp_mixer", (48, 32, 3), {"patch_size": 8})
+    with pytest.raises(ValueError, match="token_interpolation=True"):
+        loading.load_weights_file(large, path)
+    with pytest.warns(UserWarning, match="from maps of 4 x 4 tokens"):
+        loading.load_weights_file(large, path, token_interpolation=tokens)
+    _assert_resized(small, large, ((4, 4), (6, 4)))
+
+
+def test_a_file_of_ones_own_for_other_images(tmp_path):
+    """Of 24 tokens nobody knows the map: 6 x 4, 4 x 6, 3 x 8, ..."""
+    small = build_small("mlp_mixer", (48, 32, 3), {"patch_size": 8})
+    randomize(small)
+    path = tmp_path / "mine.npz"
+    np.savez(path, allow_pickle=False, **km.to_state_dict(small))
+    large = build_small("mlp_mixer", (64, 64, 3), {"patch_size": 8})
+    with pytest.raises(ValueError, match="of shape"):
+        loading.load_weights_file(large, path, token_interpolation=True)
+    with pytest.warns(UserWarning, match="from maps of 6 x 4 tokens"):
+        loading.load_weights_file(large, path, token_interpolation=(48, 32))
+    _assert_resized(small, large, ((6, 4), (8, 8)))
+
+
+def _assert_resized(small: Any, large: Any, grids: Any) -> None:
+    ours, theirs = (
+        model.get_layer("block_1").token_mixing.transform.expand.kernel
+        for model in (large, small)
+    )
+    expected = resize_token_weight(to_numpy(theirs), grids, None)
+    np.testing.assert_array_equal(to_numpy(ours), expected)
+    ours, theirs = (
+        model.get_layer("block_1").token_mixing.transform.project.bias
+        for model in (large, small)
+    )
+    expected = resize_token_weight(to_numpy(theirs), None, grids)
+    np.testing.assert_array_equal(to_numpy(ours), expected)
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize("wrong", [0, 224, (224,), (224, 0), "yes", (1.5, 2)])
+def test_what_is_no_image_size(wrong):
+    model = build_small("mlp_mixer")
+    with pytest.raises(ValueError, match="Received"):
+        km.port_weights(model, km.to_state_dict(model), resize_tokens=wrong)
+
+
+@pytest.mark.backend_independent
+def test_maps_of_tokens():
+    assert map_of_tokens(196, (1, 1)) == (14, 14)
+    assert map_of_tokens(12, (1, 1)) is None
+    assert map_of_tokens(12, (64, 48)) == (4, 3)
+    assert map_of_tokens(15 * 11, (250, 190)) == (15, 11)  # patches of 16
+    assert map_of_tokens(8 * 6, (250, 190)) == (8, 6)  # padded strides of 32
+    assert map_of_tokens(7, (64, 48)) is None
+
+
+def test_keras_own_file_is_refused(tmp_path):
+    model = build_small("mlp_mixer")
+    model.save_weights(tmp_path / "mine.weights.h5")
+    with pytest.raises(ValueError, match=r"weights convert|metaformer convert"):
+        loading.load_weights_file(
+            model, tmp_path / "mine.weights.h5", token_interpolation=True
+        )

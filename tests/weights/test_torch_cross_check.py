@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.readers import read_checkpoint
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights import torch_files
 
 torch = pytest.importorskip(

@@ -15,8 +15,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from keras_metaformer.weights.errors import CheckpointError
-from keras_metaformer.weights.readers import read_checkpoint
+from keras_metaformer.weights.files.errors import CheckpointError
+from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights import torch_files
 from tests.weights.torch_files import Call, Global, Storage, Tensor
 
@@ -611,7 +611,7 @@ def test_later_pickles_of_a_legacy_file_cannot_restate_a_storage(tmp_path):
 
 
 def test_too_many_instructions_are_refused(tmp_path, monkeypatch):
-    module = "keras_metaformer.weights.torch_pickle._MAX_INSTRUCTIONS"
+    module = "keras_metaformer.weights.files.torch_pickle._MAX_INSTRUCTIONS"
     monkeypatch.setattr(module, 1000)
     with pytest.raises(CheckpointError, match="more than 1000 instructions"):
         read(tmp_path, torch_files.zip_bytes(data=b"\x80\x02" + b"N0" * 1000))

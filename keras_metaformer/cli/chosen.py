@@ -1,0 +1,43 @@
+"""What the options name, checked before a backend is imported or a byte downloaded."""
+
+from pathlib import Path
+
+from keras_metaformer.cli.output import FAILED, USAGE, WEIGHTS, stop
+from keras_metaformer.models.listing import ListedModel, find_model
+from keras_metaformer.weights import catalogue
+
+
+def chosen_model(name: str) -> ListedModel:
+    """The model of `--model`, or the program ends."""
+    try:
+        return find_model(name)
+    except ValueError as error:
+        stop(error, USAGE)
+
+
+def chosen_weights(model: ListedModel, weights: str | None) -> str:
+    """The tag or file of `--weights`, the model's default tag, or the program ends."""
+    tags = catalogue.list_weights(model.name)
+    if weights is None:
+        if not tags:
+            stop(
+                f"No weights are published for {model.name}: give a file with "
+                "--weights",
+                USAGE,
+            )
+        return str(catalogue.default_tag(model.name))
+    if weights not in tags and not Path(weights).is_file():
+        stop(
+            f"--weights must be a file or one of {', '.join(tags) or 'none published'} "
+            f"for {model.name}; there is no such file. Received: {weights!r}",
+            WEIGHTS,
+        )
+    return weights
+
+
+def chosen_target(path: Path) -> None:
+    """End the program if a file cannot be written there."""
+    if not path.parent.is_dir():
+        stop(f"Expected a folder that exists. Received: {str(path.parent)!r}", FAILED)
+    if path.is_dir():
+        stop(f"Expected a file to write, not a folder. Received: {str(path)!r}", FAILED)

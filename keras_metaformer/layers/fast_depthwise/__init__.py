@@ -1,1 +1,0 @@
-"""Faster forms of the depthwise convolution, one module per backend."""

@@ -1,0 +1,156 @@
+"""Operations for torch, which runs each by itself: few of them, and no copies."""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
+    """StarReLU in two passes over the map, with one kept for the gradient."""
+    if torch.compiler.is_compiling():  # fuses and recomputes by itself
+        return scale * torch.square(torch.relu(inputs)) + bias
+    if torch.is_grad_enabled():
+        return _StarReLU.apply(inputs, scale, bias)
+    # Fresh memory costs more than the arithmetic: the pages come in one by one.
+    rectified = torch.relu_(inputs) if overwrite else torch.relu(inputs)
+    return _forward(rectified, scale, bias, out=rectified)
+
+
+def _forward(rectified: Any, scale: Any, bias: Any, out: Any = None) -> Any:
+    if rectified.device.type == "cpu":  # Elsewhere reading the number would wait.
+        return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=out)
+    return torch.addcmul(bias, rectified, rectified * scale, out=out)
+
+
+class _StarReLU(torch.autograd.Function):
+    """Differentiable once; keeps the rectified map alone."""
+
+    @staticmethod
+    def forward(ctx, inputs, scale, bias):  # pyright: ignore[reportIncompatibleMethodOverride]
+        rectified = torch.relu(inputs)
+        ctx.save_for_backward(rectified, scale)
+        return _forward(rectified, scale, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):  # pyright: ignore[reportIncompatibleMethodOverride]
+        rectified, scale = ctx.saved_tensors
+        product = gradient * rectified
+        scale_gradient = bias_gradient = None
+        if ctx.needs_input_grad[1]:
+            scale_gradient = _dot(product, rectified).to(scale.dtype).reshape(1)
+        if ctx.needs_input_grad[2]:
+            total = gradient.sum(dtype=torch.promote_types(scale.dtype, torch.float32))
+            bias_gradient = total.to(scale.dtype).reshape(1)
+        # Last, as it overwrites what the scale's gradient is made of.
+        inputs_gradient = product.mul_(2 * scale) if ctx.needs_input_grad[0] else None
+        return inputs_gradient, scale_gradient, bias_gradient
+
+
+def _dot(first: Any, second: Any) -> Any:
+    """The sum of the products, in float32 at least."""
+    if first.dtype in (torch.float32, torch.float64):
+        # Row by row: the sums of one long dot product would lose digits.
+        width = first.shape[-1]
+        return torch.linalg.vecdot(
+            first.reshape(-1, width), second.reshape(-1, width)
+        ).sum()
+    return (first.float() * second.float()).sum()
+
+
+def squared_relu(inputs: Any, overwrite: bool) -> Any:
+    """Squared ReLU, in the inputs' memory where that may be."""
+    if torch.is_grad_enabled() or not overwrite:
+        return torch.square(torch.relu(inputs))
+    return inputs.relu_().square_()
+
+
+def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """Torch's own layer norm."""
+    return functional.layer_norm(inputs, inputs.shape[-1:], scale, bias, epsilon)
+
+
+def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
+    """The matrix product, and the bias in a step of its own.
+
+    One operation for both would fill its output with the bias beforehand.
+    """
+    outputs = torch.matmul(inputs, kernel)
+    if bias is None:
+        return outputs
+    if torch.is_grad_enabled():
+        return outputs + bias
+    return outputs.add_(bias)
+
+
+def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:
+    """`scale * inputs + branch` in one pass."""
+    if overwrite and not torch.is_grad_enabled() and branch.dtype == inputs.dtype:
+        # By methods: torch's function transforms do not know `out`.
+        return branch.add_(inputs) if scale is None else branch.addcmul_(inputs, scale)
+    return inputs + branch if scale is None else torch.addcmul(branch, inputs, scale)
+
+
+def attention(query: Any, key: Any, value: Any) -> Any:
+    """The fused attention, on views of what the linear layer gave."""
+    heads_first = (part.transpose(1, 2) for part in (query, key, value))
+    return functional.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+
+
+# Channels-last maps, seen as channels-first tensors in torch's `channels_last` memory
+# format: none of the following copies its input or output.
+
+
+def average_pool(inputs: Any, size: int) -> Any:
+    """The average pooling, which pads by itself."""
+    outputs = functional.avg_pool2d(
+        inputs.permute(0, 3, 1, 2), size, 1, size // 2, count_include_pad=False
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+    """The convolution in groups of one channel, which pads by itself."""
+    size, _, channels, multiplier = kernel.shape
+    outputs = functional.conv2d(
+        inputs.permute(0, 3, 1, 2),
+        kernel.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, size, size),
+        stride=strides,
+        padding=size // 2,
+        groups=channels,
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int) -> Any:
+    """The convolution, which pads by itself."""
+    size, filters = kernel.shape[0], kernel.shape[-1]
+    batch, *sides, _ = inputs.shape
+    height, width = ((side + 2 * padding - size) // strides + 1 for side in sides)
+    if inputs.device.type == "cpu" and batch * height * width < filters:
+        # torch would rearrange the kernel, which is larger than all patches, each time.
+        padded = functional.pad(inputs, (0, 0, *(4 * (padding,))))
+        patches = padded.unfold(1, size, strides).unfold(2, size, strides)
+        patches = patches.permute(0, 1, 2, 4, 5, 3).reshape(batch, height, width, -1)
+        return dense(patches, kernel.reshape(-1, filters), bias)
+    outputs = functional.conv2d(
+        inputs.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, strides, padding
+    )
+    return outputs.permute(0, 2, 3, 1)
+
+
+def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The group norm with one group."""
+    exact = inputs.dtype in (torch.float32, torch.float64)  # Squares may overflow.
+    if exact and torch.compiler.is_compiling():
+        # Its loops over a group norm of a view jump from pixel to pixel.
+        centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
+        variance = centred.square().mean((1, 2, 3), keepdim=True)
+        factor = torch.rsqrt(variance + epsilon)
+        outputs = centred * (factor if scale is None else factor * scale)
+        return outputs if bias is None else outputs + bias
+    if scale is None and bias is not None:  # torch fails in the gradient of that.
+        scale = torch.ones_like(bias)
+    outputs = functional.group_norm(inputs.permute(0, 3, 1, 2), 1, scale, bias, epsilon)
+    return outputs.permute(0, 2, 3, 1)

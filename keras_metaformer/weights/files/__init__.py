@@ -1,0 +1,1 @@
+"""Readers of checkpoint files: untrusted bytes to NumPy arrays, nothing run."""

@@ -1,0 +1,55 @@
+"""The results in docs/performance.md."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.rows import make_rows, write_csv
+from tests.benchmarks.test_rows import OUTCOMES
+
+pytestmark = pytest.mark.backend_independent
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.write_table", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_page_is_current():
+    finished = _run("--check")
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_a_table(tmp_path):
+    environment = {
+        "cpu": "Some Processor",
+        "cores": 2,
+        "ram_gib": 8.0,
+        "revision": "abc",
+        "date": "2026-01-02T00:00:00+00:00",
+    }
+    write_csv(make_rows(OUTCOMES, "timm*", environment), tmp_path / "run.csv")
+    page = tmp_path / "page.md"
+    text = (ROOT / "docs" / "performance.md").read_text("utf-8")
+    page.write_text(text, encoding="utf-8")
+    arguments = (tmp_path / "run.csv", "--page", page)
+    assert _run(*arguments, "--check").returncode == 1
+    assert _run(*arguments).returncode == 0
+    assert _run(*arguments, "--check").returncode == 0
+    lines = page.read_text("utf-8").splitlines()
+    assert "### Some Processor, 2 cores, 2026-01-02" in lines
+    assert "| | CAFormerS18, batch 4 |" in lines
+    assert "| ours@jax | 200 (0.50; 2.00) |" in lines
+    assert "| timm | **400** (1.00; 4.00) |" in lines
+    assert "| timm+compile | failed |" in lines
+    # Nothing else on the page has changed.
+    assert lines[0] == text.splitlines()[0]
+    assert lines[-1] == text.splitlines()[-1]

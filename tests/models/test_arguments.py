@@ -1,0 +1,242 @@
+"""Words that users bring, and what they are told; dtypes; types for editors."""
+
+import inspect
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_metaformer as km
+from keras_metaformer.models import registry
+from keras_metaformer.models.arguments import FOREIGN_WORDS
+from keras_metaformer.models.variant import Constructor
+from tests.layer_checks import to_numpy
+from tests.small_models import metaformer
+
+IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+ONCE = pytest.mark.backend_independent
+
+
+@ONCE
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [("ConvFormerS81", "ConvFormerS18"), ("metaformer", "MetaFormer")],
+    )
+    def test_misspelt_attributes(self, name, meant):
+        with pytest.raises(AttributeError, match=rf"Did you mean .*'{meant}'"):
+            getattr(km, name)
+
+    def test_dir_shows_what_is_public(self):
+        shown = {name for name in dir(km) if not name.startswith("__")}
+        assert shown == set(km.__all__)
+
+    def test_misspelt_models_and_constructors(self):
+        with pytest.raises(ValueError, match="'ConvFormerS18'"):
+            registry.get("convformers81")
+        with pytest.raises(ValueError, match="Did you mean 'ConvFormerS18'"):
+            km.list_weights("ConvFormerS1")
+
+
+@ONCE
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("build", "word", "meant"),
+        [
+            (km.CAFormerS18, "num_classes", "`classes`"),
+            (km.CAFormerS18, "drop_path_rate", "`stochastic_depth_rate`"),
+            (km.CAFormerS18, "in_chans", "`input_shape=(height, width, channels)`"),
+            (km.CAFormerS18, "img_size", "`input_shape=(height, width, channels)`"),
+            (km.CAFormerS18, "global_pool", "`pooling`"),
+            (km.CAFormerS18, "drop_rate", "`head_dropout`"),
+            (km.CAFormerS18, "clases", "'classes'"),
+            (km.FFNet1, "num_classes", "`classes`"),
+            (km.MetaFormer, "embed_dims", "`widths`"),
+            (km.MetaFormer, "token_mixers", "`mixer`"),
+            (km.MetaFormer, "head_dim", "SelfAttentionMixer(head_dim=...)"),
+            (km.MetaFormer, "activations", "'activation'"),
+            (km.IsotropicMetaFormer, "embed_dim", "`width`"),
+            (km.IsotropicMetaFormer, "drop_path", "`stochastic_depth_rate`"),
+        ],
+    )
+    def test_unknown_words_are_answered_with_ours(self, build, word, meant):
+        with pytest.raises(TypeError) as error:
+            build(**{word: 1})
+        message = str(error.value)
+        assert meant in message
+        assert message.endswith(f"Received: {word!r}")
+
+    def test_the_answers_are_arguments(self):
+        known = {
+            name
+            for build in (km.MetaFormer, km.IsotropicMetaFormer, km.CAFormerS18)
+            for name in inspect.signature(build).parameters
+        }
+        for word, answer in FOREIGN_WORDS.items():
+            assert word not in known
+            if answer.startswith("`"):
+                assert answer.split("`")[1].split("=")[0] in known
+
+    def test_words_of_another_kind_of_model_are_no_answer(self):
+        with pytest.raises(TypeError) as error:
+            km.MetaFormer(embed_dim=1)
+        assert "`width`" not in str(error.value)
+
+
+@ONCE
+class TestWeights:
+    def test_no_such_file(self, tmp_path):
+        for wrong in ("mine.h5", "folder/mine", tmp_path / "mine"):
+            with pytest.raises(ValueError, match="No such file"):
+                km.CAFormerS18(weights=wrong)
+
+    def test_a_misspelt_tag(self):
+        with pytest.raises(ValueError, match="Did you mean 'imagenet_384'"):
+            km.CAFormerS18(weights="imagenet384")
+
+    def test_a_size_without_weights(self):
+        with pytest.raises(ValueError, match="none are published"):
+            km.GMLPB16(weights="imagenet")
+
+
+class TestActivations:
+    @pytest.mark.parametrize(
+        "activation", ["silu", "hard_swish", keras.activations.silu, lambda x: 2 * x]
+    )
+    def test_names_and_functions_of_keras(self, activation):
+        model = metaformer(activation=activation)
+        mlp = model.get_layer("stage_0_block_0").channel_mixing.transform
+        expected = activation
+        if isinstance(activation, str):
+            expected = keras.activations.get(activation)
+        values = np.linspace(-2, 2, 8, dtype="float32")
+        np.testing.assert_allclose(
+            to_numpy(mlp.activation(values)),
+            to_numpy(expected(keras.ops.convert_to_tensor(values))),
+            atol=1e-6,
+        )
+
+    def test_they_are_saved_and_loaded(self, tmp_path):
+        model = metaformer("separable_convolution", activation="silu")
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(to_numpy(loaded(IMAGES)), to_numpy(model(IMAGES)))
+
+    @ONCE
+    @pytest.mark.parametrize("wrong", ["slu", "get", "keras"])
+    def test_unknown_names(self, wrong):
+        with pytest.raises(ValueError, match=f"Received: activation='{wrong}'"):
+            metaformer(activation=wrong)
+        with pytest.raises(ValueError, match=r"Did you mean .*'silu'"):
+            metaformer(activation="slu")
+
+
+class TestDtype:
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda dtype: metaformer(("pooling", "self_attention"), dtype=dtype),
+            lambda dtype: km.IsotropicMetaFormer(
+                1, 32, 16, input_shape=(32, 32, 3), classes=5, dtype=dtype
+            ),
+            lambda dtype: km.PoolFormerV2S12(
+                weights=None,
+                input_shape=(32, 32, 3),
+                classes=5,
+                dtype=dtype,
+                include_preprocessing=True,
+            ),
+        ],
+        ids=["MetaFormer", "IsotropicMetaFormer", "PoolFormerV2S12"],
+    )
+    def test_every_layer_has_it(self, build):
+        policy = keras.DTypePolicy("mixed_bfloat16")
+        for dtype in ("mixed_bfloat16", policy):
+            model = build(dtype)
+            found = {layer.dtype_policy.name for layer in model._flatten_layers()}
+            assert found - {"float32"} == {"mixed_bfloat16"}
+            with_another = [
+                layer
+                for layer in model._flatten_layers()
+                if layer.dtype_policy.name != "mixed_bfloat16"
+            ]
+            assert {type(layer) for layer in with_another} <= {keras.layers.InputLayer}
+        outputs = model(IMAGES, training=False)
+        assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+        assert keras.config.dtype_policy().name == "float32"
+
+    def test_names_of_dtypes(self):
+        assert metaformer(dtype="float16").dtype == "float16"
+
+    @ONCE
+    @pytest.mark.parametrize("wrong", ["float17", 16])
+    def test_others_are_refused(self, wrong):
+        with pytest.raises(ValueError, match=f"Received: dtype={wrong!r}"):
+            metaformer(dtype=wrong)
+        assert keras.config.dtype_policy().name == "float32"
+
+    @ONCE
+    def test_other_threads_see_nothing_of_it(self):
+        seen = []
+
+        def mixer():
+            look = lambda: seen.append(keras.config.dtype_policy().name)  # noqa: E731
+            thread = threading.Thread(target=look)
+            thread.start()
+            thread.join()
+            return km.layers.IdentityMixer()
+
+        metaformer(mixer, dtype="mixed_bfloat16")
+        assert set(seen) == {"float32"}
+
+
+def test_the_width_of_heads_is_the_layers():
+    mixer = km.layers.SelfAttentionMixer(head_dim=16)
+    model = metaformer(mixer, widths=(16, 48))
+    assert model.get_layer("stage_1_block_0").token_mixing.transform.head_dim == 16
+    with pytest.raises(ValueError, match=r"mixer=km\.layers\.SelfAttentionMixer\("):
+        metaformer("self_attention", widths=(32, 48))
+
+
+@ONCE
+def test_the_declared_type_has_the_arguments_of_all_constructors():
+    declared = set(inspect.signature(Constructor.__call__).parameters) - {"self"}
+    taken = {
+        name
+        for constructor in map(registry.get, registry.names())
+        for name in inspect.signature(constructor.constructor).parameters
+    }
+    assert declared == taken
+
+
+@ONCE
+def test_type_checkers_find_misspelt_arguments(tmp_path):
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(
+        "import keras_metaformer as km\n"
+        "model = km.CAFormerS18(classes=10, seed=1, dtype='float16')\n"
+        "km.fold(km.MetaFormer((1,), (8,), 'pooling', classes=10)).summary()\n"
+        "km.applications.caformer.preprocess_input(0, data_format=None)\n"
+        "km.CAFormerS18(clases=10)\n"
+        "km.MetaFormer((1,), (8,), clases=10)\n"
+        "km.IsotropicMetaFormer(1, 8, 16, clases=10)\n"
+        "km.fold(1)\n"
+        "km.applications.caformer.preprocess_input(0, format=None)\n"
+    )
+    pyright = Path(sys.executable).with_name("pyright")
+    root = Path(km.__path__[0]).parent
+    (tmp_path / "pyrightconfig.json").write_text(
+        json.dumps({"extraPaths": [str(root)], "typeCheckingMode": "basic"})
+    )
+    finished = subprocess.run(
+        [pyright, "--outputjson", "--pythonpath", sys.executable, "-p", tmp_path],
+        capture_output=True,
+        text=True,
+    )
+    errors = json.loads(finished.stdout)["generalDiagnostics"]
+    assert [error["range"]["start"]["line"] + 1 for error in errors] == [5, 6, 7, 8, 9]
