@@ -6,7 +6,6 @@ same model with what Keras offers gets the graph made here: `DepthwiseConv2D`, `
 graph, which also shows every matrix product of the model (`matrix_products.py`).
 """
 
-import functools
 from typing import Any
 
 import keras
@@ -14,40 +13,34 @@ from keras import ops
 
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.blocks import (
-    ChannelMLP,
     Downsampling,
-    MetaFormerBlock,
-    PatchMerging,
-    ResidualBranch,
 )
 from keras_metaformer.layers import (
     GELU,
     Affine,
-    BatchNormalized,
-    BatchNormalizedSkip,
-    CrossPatchLinear,
     DepthwiseConvolution,
-    GatedMLP,
     IdentityMixer,
     LayerScale,
-    MetaMixer,
     PoolingMixer,
     RandomMixer,
-    ReparameterizableDepthwise,
     ResScale,
     ScaledDotProduct,
     SelfAttentionMixer,
-    SeparableConvolutionMixer,
     SpatialGatingUnit,
     SquaredReLU,
     SqueezeExcitation,
     StarReLU,
     StochasticDepth,
     TokenLinear,
-    TokenMLP,
     WeightedSum,
 )
+from keras_metaformer.layers.composite import Run, has_flow
+from keras_metaformer.layers.rules import LayerRules
 from keras_metaformer.models.pyramid_model import StageOutput
+
+#: `(layer, x) -> output` for what has a stock form of its own; a `Composite` has that
+#: of its parts.
+_RULES = LayerRules()
 
 
 def stock_model(model: keras.Model) -> keras.Model:
@@ -73,13 +66,17 @@ def stock_model(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, outputs, name=f"stock_{model.name}")
 
 
-@functools.singledispatch
 def stock(layer: Any, x: Any) -> Any:
-    """The output of a layer's stock form for a symbolic input.
+    """The output of a layer's stock form for a symbolic input, or a list of them.
 
     Keras' own layers are made anew from their configs; so are classes derived from
     them, as the class of Keras that they derive from.
     """
+    rule = _RULES.of(layer)
+    if rule is not None:
+        return rule(layer, x)
+    if has_flow(layer):
+        return layer.flow(_Stock(layer), x)
     for base in type(layer).__mro__:
         if base.__module__.startswith("keras.src.layers.") and base is not keras.Layer:
             config = base.get_config(layer)
@@ -89,6 +86,19 @@ def stock(layer: Any, x: Any) -> Any:
         "There is no stock form of this layer. "
         f"Received: layer={layer.name!r} of type {type(layer).__name__}"
     )
+
+
+class _Stock(Run):
+    """The flow of symbolic tensors through stock layers."""
+
+    def step(self, layer, x):
+        return stock(layer, x)
+
+    def add(self, x, branch, scale=None):
+        return (x if scale is None else stock(scale, x)) + branch
+
+    def over_tokens(self, x, *layers):
+        return ops.reshape(self(_flat(x), *layers), (-1, *x.shape[1:]))
 
 
 def _apply(layer: keras.layers.Layer, x: Any, weights: Any) -> Any:
@@ -123,54 +133,22 @@ class Scale(keras.layers.Layer):
         return input_shape
 
 
-def _through(layers: Any, x: Any) -> Any:
-    """The stock forms of several layers, one after the other; None is left out."""
-    for layer in layers:
-        if layer is not None:
-            x = stock(layer, x)
-    return x
-
-
-@stock.register(IdentityMixer)
-@stock.register(StageOutput)
+@_RULES.register(IdentityMixer, StageOutput)
 def _(layer: Any, x: Any) -> Any:
     return x
 
 
-@stock.register
-def _(layer: MetaFormerBlock, x: Any) -> Any:
-    return _through((layer.token_mixing, layer.between, layer.channel_mixing), x)
-
-
-@stock.register
-def _(layer: ResidualBranch, x: Any) -> Any:
-    branch = _through(
-        (layer.norm, layer.transform, layer.layer_scale, layer.stochastic_depth), x
-    )
-    return _through((layer.residual_scale,), x) + branch
-
-
-@stock.register
-def _(layer: ChannelMLP, x: Any) -> Any:
-    parts = (layer.expand, layer.activation, layer.drop, layer.project, layer.drop)
-    return _through(parts, x)
-
-
-@stock.register
-def _(layer: Downsampling, x: Any) -> Any:
-    x = _through((layer.pre_norm,), x)
+@_RULES.register(Downsampling)
+def _(layer: Any, x: Any) -> Any:
+    through = _Stock(layer)
+    x = through(x, layer.pre_norm)
     if layer.padding:
         x = keras.layers.ZeroPadding2D(layer.padding, dtype=layer.dtype_policy)(x)
-    return _through((layer.convolution, layer.post_norm), x)
+    return through(x, layer.convolution, layer.post_norm)
 
 
-@stock.register
-def _(layer: PatchMerging, x: Any) -> Any:
-    return _through((layer.depthwise, layer.projection), x)
-
-
-@stock.register
-def _(layer: DepthwiseConvolution, x: Any) -> Any:
+@_RULES.register(DepthwiseConvolution)
+def _(layer: Any, x: Any) -> Any:
     if layer.strides > 1:  # Keras' "same" would pad the two sides differently.
         half = layer.kernel_size // 2
         x = keras.layers.ZeroPadding2D(half, dtype=layer.dtype_policy)(x)
@@ -185,48 +163,41 @@ def _(layer: DepthwiseConvolution, x: Any) -> Any:
     return _apply(convolution, x, layer.weights)
 
 
-@stock.register
-def _(layer: StarReLU, x: Any) -> Any:
+@_RULES.register(StarReLU)
+def _(layer: Any, x: Any) -> Any:
     squared = ops.square(ops.relu(x))
     return Scale(layer.scale, layer.bias, dtype=layer.dtype_policy)(squared)
 
 
-@stock.register
-def _(layer: SquaredReLU, x: Any) -> Any:
+@_RULES.register(SquaredReLU)
+def _(layer: Any, x: Any) -> Any:
     return ops.square(ops.relu(x))
 
 
-@stock.register
-def _(layer: GELU, x: Any) -> Any:
+@_RULES.register(GELU)
+def _(layer: Any, x: Any) -> Any:
     return ops.gelu(x, approximate=layer.approximate)
 
 
-@stock.register(ResScale)
-@stock.register(LayerScale)
+@_RULES.register(ResScale, LayerScale)
 def _(layer: Any, x: Any) -> Any:
     return Scale(layer.scale, dtype=layer.dtype_policy)(x)
 
 
-@stock.register
-def _(layer: Affine, x: Any) -> Any:
+@_RULES.register(Affine)
+def _(layer: Any, x: Any) -> Any:
     return Scale(layer.scale, layer.offset, dtype=layer.dtype_policy)(x)
 
 
-@stock.register
-def _(layer: StochasticDepth, x: Any) -> Any:
+@_RULES.register(StochasticDepth)
+def _(layer: Any, x: Any) -> Any:
     noise_shape = (None,) + (1,) * (len(x.shape) - 1)  # one draw for each image
     drop = keras.layers.Dropout(layer.rate, noise_shape, dtype=layer.dtype_policy)
     return drop(x)
 
 
-@stock.register
-def _(layer: SeparableConvolutionMixer, x: Any) -> Any:
-    parts = (layer.expand, layer.activation, layer.depthwise, layer.project)
-    return _through(parts, x)
-
-
-@stock.register
-def _(layer: SelfAttentionMixer, x: Any) -> Any:
+@_RULES.register(SelfAttentionMixer)
+def _(layer: Any, x: Any) -> Any:
     _, height, width, channels = x.shape
     heads = channels // layer.head_dim
     qkv = ops.reshape(
@@ -238,8 +209,8 @@ def _(layer: SelfAttentionMixer, x: Any) -> Any:
     return stock(layer.output_projection, mixed)
 
 
-@stock.register
-def _(layer: PoolingMixer, x: Any) -> Any:
+@_RULES.register(PoolingMixer)
+def _(layer: Any, x: Any) -> Any:
     pooling = keras.layers.AveragePooling2D(
         layer.pool_size, 1, "same", dtype=layer.dtype_policy
     )
@@ -250,8 +221,8 @@ def _flat(x: Any) -> Any:
     return ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
 
 
-@stock.register
-def _(layer: RandomMixer, x: Any) -> Any:
+@_RULES.register(RandomMixer)
+def _(layer: Any, x: Any) -> Any:
     mixing = keras.layers.EinsumDense(
         "btc,tu->buc",
         (x.shape[1] * x.shape[2], x.shape[3]),
@@ -264,8 +235,8 @@ def _(layer: RandomMixer, x: Any) -> Any:
     return ops.reshape(outputs, (-1, *x.shape[1:]))
 
 
-@stock.register
-def _(layer: TokenLinear, x: Any) -> Any:
+@_RULES.register(TokenLinear)
+def _(layer: Any, x: Any) -> Any:
     # As Mixers are written in Keras: EinsumDense with such a bias has no TFLite form.
     mixing = keras.layers.Dense(layer.units, dtype=layer.dtype_policy)
     outputs = keras.layers.Permute((2, 1))(mixing(keras.layers.Permute((2, 1))(x)))
@@ -273,60 +244,18 @@ def _(layer: TokenLinear, x: Any) -> Any:
     return outputs
 
 
-@stock.register
-def _(layer: TokenMLP, x: Any) -> Any:
-    mixed = _through((layer.expand, layer.activation, layer.project), _flat(x))
-    return ops.reshape(mixed, (-1, *x.shape[1:]))
-
-
-@stock.register
-def _(layer: CrossPatchLinear, x: Any) -> Any:
-    return ops.reshape(stock(layer.linear, _flat(x)), (-1, *x.shape[1:]))
-
-
-@stock.register
-def _(layer: SpatialGatingUnit, x: Any) -> Any:
+@_RULES.register(SpatialGatingUnit)
+def _(layer: Any, x: Any) -> Any:
     halves: Any = ops.split(x, 2, axis=-1)
     kept, gate = halves
     gate = stock(layer.projection, _flat(stock(layer.norm, gate)))
     return kept * ops.reshape(gate, (-1, *kept.shape[1:]))
 
 
-@stock.register
-def _(layer: GatedMLP, x: Any) -> Any:
-    return _through((layer.expand, layer.activation, layer.gate, layer.project), x)
-
-
-@stock.register
-def _(layer: BatchNormalized, x: Any) -> Any:
-    return _through((layer.linear, layer.norm), x)
-
-
-@stock.register
-def _(layer: BatchNormalizedSkip, x: Any) -> Any:
-    return x + _through((layer.norm, layer.linear), x)
-
-
-@stock.register
-def _(layer: ReparameterizableDepthwise, x: Any) -> Any:
-    return stock(layer.large, x) + stock(layer.small, x)
-
-
-@stock.register
-def _(layer: SqueezeExcitation, x: Any) -> Any:
+@_RULES.register(SqueezeExcitation)
+def _(layer: Any, x: Any) -> Any:
     pooled = ops.mean(x, axis=(1, 2), keepdims=True)
-    return x * _through((layer.squeeze, layer.excite), pooled)
-
-
-@stock.register
-def _(layer: MetaMixer, x: Any) -> Any:
-    query = stock(layer.query, x)
-    if layer.key is not None:
-        query = [query, stock(layer.key, x)]
-    mixed = _through((layer.interaction, layer.activation), query)
-    if layer.value is not None:
-        mixed = [mixed, stock(layer.value, x)]
-    return _through((layer.aggregation, layer.projection), mixed)
+    return x * stock(layer.excite, stock(layer.squeeze, pooled))
 
 
 def _heads(x: Any, heads: int) -> Any:
@@ -335,15 +264,15 @@ def _heads(x: Any, heads: int) -> Any:
     return ops.transpose(split, (0, 2, 1, 3))
 
 
-@stock.register
-def _(layer: ScaledDotProduct, x: Any) -> Any:
+@_RULES.register(ScaledDotProduct)
+def _(layer: Any, x: Any) -> Any:
     query, keys = (_heads(part, part.shape[-1] // layer.head_dim) for part in x)
     products = ops.matmul(query, ops.transpose(keys, (0, 1, 3, 2)))
     return products * layer.head_dim**-0.5
 
 
-@stock.register
-def _(layer: WeightedSum, x: Any) -> Any:
+@_RULES.register(WeightedSum)
+def _(layer: Any, x: Any) -> Any:
     coefficients, values = x
     mixed = ops.matmul(coefficients, _heads(values, coefficients.shape[1]))
     mixed = ops.transpose(mixed, (0, 2, 1, 3))

@@ -2,13 +2,10 @@
 
 import keras
 
-from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.factories import activate, make_activation
+from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner, is_prepared
-from keras_metaformer.layers.star_relu import StarReLU
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -44,8 +41,6 @@ class ChannelMLP(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
-    makes_own_output = True
-
     def __init__(
         self,
         ratio=4.0,
@@ -76,56 +71,20 @@ class ChannelMLP(Composite):
                 "`ratio` times the channels must give at least one hidden channel. "
                 f"Received: ratio={self.ratio}, channels={channels}"
             )
-        self.expand = self._linear(hidden, self._expand_bias, "expand")
-        self.project = self._linear(channels, self._project_bias, "project")
-        hidden_shape = (*input_shape[:-1], hidden)
-        self.expand.build(input_shape)
-        if not self.activation.built:  # A saved one comes built.
-            self.activation.build(hidden_shape)
-        self.project.build(hidden_shape)
-        if self.drop is not None:
-            self.drop.build(hidden_shape)
+        self.expand = self._linear(hidden, self._expand_bias)
+        self.project = self._linear(channels, self._project_bias)
+        super().build(input_shape)
 
-    def _linear(self, units, use_bias, name):
+    def flow(self, run, x):
+        return run(x, self.expand, self.activation, self.drop, self.project, self.drop)
+
+    def _linear(self, units, use_bias):
         return keras.layers.Dense(
             units,
             use_bias=use_bias,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name=name,
         )
-
-    def call(self, inputs, training=False):
-        hidden = call_inner(self, self.expand, inputs)
-        outputs = None if training else self._activate_and_project(hidden)
-        if outputs is not None:
-            return outputs
-        hidden = activate(self, self.activation, hidden, training)
-        if self.drop is None:
-            return call_inner(self, self.project, hidden)
-        hidden = call_inner(self, self.drop, hidden, training)
-        outputs = call_inner(self, self.project, hidden)
-        return call_inner(self, self.drop, outputs, training)
-
-    def _activate_and_project(self, hidden):
-        """Both in one, outside training, where that is faster; else None."""
-        if type(self.activation) is not StarReLU:
-            return None
-        if not all(
-            is_prepared(self, layer, hidden)
-            for layer in (self.activation, self.project)
-        ):
-            return None
-        return operations.star_relu_then_dense(
-            hidden,
-            self.activation.scale,
-            self.activation.bias,
-            self.project.kernel,
-            self.project.bias,
-        )
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         config = super().get_config()

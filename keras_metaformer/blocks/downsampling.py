@@ -4,14 +4,14 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.composite import Composite, deserialize_parts
+from keras_metaformer.layers.composite import LayerWithParts, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class Downsampling(Composite):
+class Downsampling(LayerWithParts):
     """Downsampling: `post_norm(convolution(pre_norm(x)))` with a strided convolution.
 
     With a kernel as large as the stride and no padding it is a patch embedding.

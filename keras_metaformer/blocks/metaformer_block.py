@@ -3,7 +3,6 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite, deserialize_parts
-from keras_metaformer.layers.inner_call import call_inner
 
 _PARTS = ("token_mixing", "channel_mixing", "between")
 
@@ -51,19 +50,8 @@ class MetaFormerBlock(Composite):
         self.between = between
         self.channel_mixing = channel_mixing
 
-    def build(self, input_shape):
-        for layer in (self.token_mixing, self.between, self.channel_mixing):
-            if layer is not None and not layer.built:
-                layer.build(input_shape)
-
-    def call(self, inputs, training=False):
-        hidden = call_inner(self, self.token_mixing, inputs, training)
-        if self.between is not None:
-            hidden = call_inner(self, self.between, hidden, training)
-        return call_inner(self, self.channel_mixing, hidden, training)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def flow(self, run, x):
+        return run(x, self.token_mixing, self.between, self.channel_mixing)
 
     def get_config(self):
         config = super().get_config()

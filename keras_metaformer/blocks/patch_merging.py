@@ -4,7 +4,6 @@ import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalizedSkip
 from keras_metaformer.layers.composite import Composite, deserialize_parts
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -60,18 +59,8 @@ class PatchMerging(Composite):
         )
         self.projection = projection or BatchNormalizedSkip(dtype=self.dtype_policy)
 
-    def build(self, input_shape):
-        for layer in (self.depthwise, self.projection):
-            if not layer.built:
-                layer.build(input_shape)
-            input_shape = layer.compute_output_shape(input_shape)
-
-    def call(self, inputs, training=False):
-        merged = call_inner(self, self.depthwise, inputs, training)
-        return call_inner(self, self.projection, merged, training)
-
-    def compute_output_shape(self, input_shape):
-        return self.depthwise.compute_output_shape(input_shape)
+    def flow(self, run, x):
+        return run(x, self.depthwise, self.projection)
 
     def get_config(self):
         config = super().get_config()

@@ -2,9 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import Composite, deserialize_parts
-from keras_metaformer.layers.inner_call import call_inner, class_says
 from keras_metaformer.layers.layer_scale import LayerScale
 from keras_metaformer.layers.res_scale import ResScale
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
@@ -107,20 +105,7 @@ class ResidualBranch(Composite):
         )
 
     def build(self, input_shape):
-        scales = (self.residual_scale, self.layer_scale)
-        for layer in (self.norm, *scales, self.stochastic_depth):
-            if layer is not None and not layer.built:
-                layer.build(input_shape)
-        # A call on a symbolic map builds the transform and tells its output shape, even
-        # where a user's layer has nothing but `call`.
-        symbolic = keras.KerasTensor(input_shape, dtype=self.compute_dtype)
-        output_shape = tuple(self.transform(symbolic).shape)
-        if output_shape != tuple(input_shape):
-            raise ValueError(
-                "The layer inside a residual step must keep the shape of its input. "
-                f"Received: {type(self.transform).__name__} that makes {output_shape} "
-                f"of {tuple(input_shape)}"
-            )
+        super().build(input_shape)
         if self.gradient_checkpointing:
             self._check_repeatable()
 
@@ -137,26 +122,11 @@ class ResidualBranch(Composite):
                         f"{type(part).__name__}"
                     )
 
-    def call(self, inputs, training=False):
-        if self.gradient_checkpointing and training:
-            branch = keras.remat(self._branch)(inputs)
-        else:
-            branch = self._branch(inputs, training)
-        if self.stochastic_depth is not None:
-            branch = call_inner(self, self.stochastic_depth, branch, training)
-        scale = None if self.residual_scale is None else self.residual_scale.scale
-        is_own = class_says(self.transform, "makes_own_output")
-        return operations.residual_sum(inputs, scale, branch, overwrite=is_own)
-
-    def _branch(self, inputs, training=True):
-        normalized = call_inner(self, self.norm, inputs, training)
-        branch = call_inner(self, self.transform, normalized, training)
-        if self.layer_scale is None:
-            return branch
-        return call_inner(self, self.layer_scale, branch)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def flow(self, run, x):
+        start = run.recomputed if self.gradient_checkpointing else run
+        branch = start(x, self.norm, self.transform, self.layer_scale)
+        branch = run(branch, self.stochastic_depth)
+        return run.add(x, branch, self.residual_scale)
 
     def get_config(self):
         config = super().get_config()

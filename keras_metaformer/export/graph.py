@@ -13,7 +13,8 @@ batch 1, static shape and rank 4 at most that XNNPACK and GPU delegates run whol
 - factors and offsets per channel (StarReLU's, a norm's, LayerScale's) wait until a
   linear layer takes them into its weights.
 
-A layer without a rule is traced through its own Keras call. TensorFlow is imported
+A `Composite` without a rule of its own is lowered as its flow says, any other layer
+without one traced through its own Keras call. TensorFlow is imported
 here, so this module is imported by what runs on Keras' TensorFlow backend only.
 """
 
@@ -29,45 +30,42 @@ import tensorflow as tf
 
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.blocks import (
-    ChannelMLP,
     Downsampling,
-    MetaFormerBlock,
     PatchMerging,
-    ResidualBranch,
 )
 from keras_metaformer.inference.folding import scale_and_offset
 from keras_metaformer.layers import (
     GELU,
     Affine,
-    BatchNormalized,
-    BatchNormalizedSkip,
-    CrossPatchLinear,
     DepthwiseConvolution,
-    Dropout,
     GatedMLP,
     IdentityMixer,
+    ImageNormalization,
     LayerScale,
-    MetaMixer,
     PoolingMixer,
     RandomMixer,
-    ReparameterizableDepthwise,
     ResScale,
     ScaledDotProduct,
     SelfAttentionMixer,
-    SeparableConvolutionMixer,
     SpatialGatingUnit,
     SquaredReLU,
     SqueezeExcitation,
     StarReLU,
     StochasticDepth,
     TokenLinear,
-    TokenMLP,
     WeightedSum,
 )
+from keras_metaformer.layers.composite import Run, has_flow
+from keras_metaformer.layers.rules import LayerRules
 from keras_metaformer.models.pyramid_model import StageOutput
+
+#: `(layer, value) -> Value` for what is lowered in a way of its own.
+_RULES = LayerRules()
 
 #: Taps of the largest depthwise kernel that XNNPACK has fast code for.
 _FAST_TAPS = 25
+#: Activations that take each value by itself, whatever the order of the axes.
+_ELEMENTWISE = (GELU, StarReLU, SquaredReLU, IdentityMixer, keras.layers.ReLU)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,13 +144,48 @@ def _called(operation: Any, *arguments: Any, **options: Any) -> Value:
     return Value(operation(*keras.tree.map_structure(computed, arguments), **options))
 
 
-@functools.singledispatch
 def lower(layer: Any, value: Any) -> Value:
     """The operations of one layer, applied to a `Value` or a list of them.
 
-    This is the rule for classes without a rule of their own: the layer's Keras call.
+    Args:
+        layer: a layer with a rule for its class, a `Composite`, which follows its flow,
+            a model, or any other, which is traced through its Keras call.
+        value: what goes into it.
     """
+    rule = _RULES.of(layer)
+    if rule is not None:
+        return rule(layer, value)
+    if has_flow(layer):
+        return layer.flow(_Lowering(layer), value)
+    if isinstance(layer, keras.Model):
+        return lower_model(layer, value)
     return _traced(layer, value)
+
+
+class _Lowering(Run):
+    """The flow of `Value`s."""
+
+    def step(self, layer, x):
+        return lower(layer, x)
+
+    def add(self, x, branch, scale=None):
+        return _sum(x if scale is None else lower(scale, x), branch)
+
+    def over_tokens(self, x, *layers):
+        steps = [layer for layer in layers if layer is not None]
+        if not all(type(each) in (TokenLinear, *_ELEMENTWISE) for each in steps):
+            batch, height, width, channels = x.shape
+            flat = tf.reshape(x.computed(), (batch, height * width, channels))
+            tokens = self(Value(flat), *steps).computed()
+            return Value(tf.reshape(tokens, (batch, height, width, tokens.shape[-1])))
+        # The tokens as channels, where a linear layer over them is a 1x1 convolution.
+        value = _over_tokens(x.computed())
+        for layer in steps:
+            if isinstance(layer, TokenLinear):
+                value = Value(_token_linear(layer, value))
+            else:
+                value = Value(lower(layer, value).computed())
+        return Value(_back_to_map(value.computed(), x.shape))
 
 
 def _traced(layer: Any, value: Any) -> Value:
@@ -161,9 +194,9 @@ def _traced(layer: Any, value: Any) -> Value:
     return Value(layer(value.computed()))
 
 
-def has_rule(layer: Any) -> bool:
-    """Whether `lower` knows the layer's class."""
-    return lower.dispatch(type(layer)) is not lower.dispatch(object)
+def is_traced(layer: Any) -> bool:
+    """Whether `lower` goes through the layer's Keras call."""
+    return _RULES.of(layer) is None and not has_flow(layer)
 
 
 # Linear layers --------------------------------------------------------------------
@@ -195,15 +228,15 @@ def _plus_bias(tensor: Any, bias: np.ndarray | float) -> Any:
     return tf.nn.bias_add(tensor, _constant(np.broadcast_to(bias, tensor.shape[-1])))
 
 
-@lower.register
-def _(layer: keras.layers.Dense, value: Value) -> Value:
+@_RULES.register(keras.layers.Dense)
+def _(layer: Any, value: Value) -> Value:
     if len(value.shape) not in (2, 3, 4):
         return _traced(layer, value)
     return _activated(layer.activation, linear(value, *_kernel_and_bias(layer)))
 
 
-@lower.register
-def _(layer: keras.layers.Conv2D, value: Value) -> Value:
+@_RULES.register(keras.layers.Conv2D)
+def _(layer: Any, value: Value) -> Value:
     if layer.data_format != "channels_last" or layer.groups > 1:
         return _traced(layer, value)
     value = value.with_offset() if layer.padding == "same" else value
@@ -220,8 +253,8 @@ def _(layer: keras.layers.Conv2D, value: Value) -> Value:
     return _activated(layer.activation, _plus_bias(result, bias))
 
 
-@lower.register
-def _(layer: DepthwiseConvolution, value: Value) -> Value:
+@_RULES.register(DepthwiseConvolution)
+def _(layer: Any, value: Value) -> Value:
     maps = _depthwise_maps(layer, value)
     if len(maps) == 1:
         return Value(maps[0])
@@ -289,8 +322,8 @@ def _outputs(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
-@lower.register
-def _(layer: Downsampling, value: Value) -> Value:
+@_RULES.register(Downsampling)
+def _(layer: Any, value: Value) -> Value:
     if layer.pre_norm is not None:
         value = lower(layer.pre_norm, value)
     if layer.padding:
@@ -302,27 +335,12 @@ def _(layer: Downsampling, value: Value) -> Value:
     return value if layer.post_norm is None else lower(layer.post_norm, value)
 
 
-@lower.register
-def _(layer: BatchNormalized, value: Value) -> Value:
-    return lower(layer.norm, lower(layer.linear, value))
-
-
-@lower.register
-def _(layer: BatchNormalizedSkip, value: Value) -> Value:
-    return _sum(value, lower(layer.linear, lower(layer.norm, value)))
-
-
-@lower.register
-def _(layer: ReparameterizableDepthwise, value: Value) -> Value:
-    return _sum(lower(layer.large, value), lower(layer.small, value))
-
-
-@lower.register
-def _(layer: PatchMerging, value: Value) -> Value:
+@_RULES.register(PatchMerging)
+def _(layer: Any, value: Value) -> Value:
     if not isinstance(layer.depthwise, DepthwiseConvolution) or not isinstance(
         layer.projection, keras.layers.Dense
     ):
-        return lower(layer.projection, lower(layer.depthwise, value))
+        return layer.flow(_Lowering(layer), value)
     # The linear layer's rows take the order of the maps.
     maps = _depthwise_maps(layer.depthwise, value)
     kernel, bias = _kernel_and_bias(layer.projection)
@@ -334,8 +352,8 @@ def _(layer: PatchMerging, value: Value) -> Value:
 # Norms, scales, activations -------------------------------------------------------
 
 
-@lower.register
-def _(layer: keras.layers.LayerNormalization, value: Value) -> Value:
+@_RULES.register(keras.layers.LayerNormalization)
+def _(layer: Any, value: Value) -> Value:
     if layer.axis not in (-1, [-1], [len(value.shape) - 1]) or getattr(
         layer, "rms_scaling", False
     ):
@@ -343,8 +361,8 @@ def _(layer: keras.layers.LayerNormalization, value: Value) -> Value:
     return _normalized(layer, value, (-1,))
 
 
-@lower.register
-def _(layer: keras.layers.GroupNormalization, value: Value) -> Value:
+@_RULES.register(keras.layers.GroupNormalization, ImageNormalization)
+def _(layer: Any, value: Value) -> Value:
     if layer.groups != 1 or layer.axis not in (-1, len(value.shape) - 1):
         return _traced(layer, value)
     return _normalized(layer, value, tuple(range(1, len(value.shape))))
@@ -364,41 +382,40 @@ def _normalized(layer: Any, value: Value, axes: tuple[int, ...]) -> Value:
     return normalized
 
 
-@lower.register
-def _(layer: keras.layers.BatchNormalization, value: Value) -> Value:
+@_RULES.register(keras.layers.BatchNormalization)
+def _(layer: Any, value: Value) -> Value:
     if layer.axis not in (-1, len(value.shape) - 1):
         return _traced(layer, value)
     scale, offset = scale_and_offset(layer)
     return value.times(scale).plus(offset)
 
 
-@lower.register
-def _(layer: Affine, value: Value) -> Value:
+@_RULES.register(Affine)
+def _(layer: Any, value: Value) -> Value:
     return value.times(_array(layer.scale)).plus(_array(layer.offset))
 
 
-@lower.register(ResScale)
-@lower.register(LayerScale)
+@_RULES.register(ResScale, LayerScale)
 def _(layer: Any, value: Value) -> Value:
     return value.times(_array(layer.scale))
 
 
-@lower.register
-def _(layer: keras.layers.Rescaling, value: Value) -> Value:
+@_RULES.register(keras.layers.Rescaling)
+def _(layer: Any, value: Value) -> Value:
     # Done at once: in the weights of the next layer, factors of 1 / 255 would fall
     # below what float16 holds with full precision.
     scale, offset = (np.asarray(part, float) for part in (layer.scale, layer.offset))
     return Value(value.times(scale).plus(offset).computed())
 
 
-@lower.register
-def _(layer: StarReLU, value: Value) -> Value:
+@_RULES.register(StarReLU)
+def _(layer: Any, value: Value) -> Value:
     scale, bias = _array(layer.scale)[0], _array(layer.bias)[0]
     return Value(_squared_relu(value), scale, bias)
 
 
-@lower.register
-def _(layer: SquaredReLU, value: Value) -> Value:
+@_RULES.register(SquaredReLU)
+def _(layer: Any, value: Value) -> Value:
     return Value(_squared_relu(value))
 
 
@@ -407,30 +424,25 @@ def _squared_relu(value: Value) -> Any:
     return positive * positive
 
 
-@lower.register
-def _(layer: GELU, value: Value) -> Value:
+@_RULES.register(GELU)
+def _(layer: Any, value: Value) -> Value:
     return Value(tf.nn.gelu(value.computed(), approximate=layer.approximate))
 
 
-@lower.register
-def _(layer: keras.layers.Activation, value: Value) -> Value:
+@_RULES.register(keras.layers.Activation)
+def _(layer: Any, value: Value) -> Value:
     return _activated(layer.activation, value.computed())
 
 
-@lower.register(IdentityMixer)
-@lower.register(StageOutput)
-@lower.register(StochasticDepth)
-@lower.register(keras.layers.Identity)
+@_RULES.register(
+    IdentityMixer,
+    StageOutput,
+    StochasticDepth,
+    keras.layers.Dropout,
+    keras.layers.Identity,
+)
 def _(layer: Any, value: Value) -> Value:
     return value
-
-
-@lower.register
-def _(layer: keras.layers.Dropout, value: Value) -> Value:
-    # A class that derives from it may well drop outside training.
-    if type(layer) in (keras.layers.Dropout, Dropout):
-        return value
-    return _traced(layer, value)
 
 
 def _activated(activation: Callable | None, tensor: Any) -> Value:
@@ -453,8 +465,8 @@ def _sum(first: Value, second: Value) -> Value:
     return Value(Value(tensor, 1.0, first.offset + second.offset).computed())
 
 
-@lower.register
-def _(layer: keras.layers.GlobalAveragePooling2D, value: Value) -> Value:
+@_RULES.register(keras.layers.GlobalAveragePooling2D)
+def _(layer: Any, value: Value) -> Value:
     if layer.data_format != "channels_last":
         return _traced(layer, value)
     # An average passes a factor and an offset per channel.
@@ -462,15 +474,15 @@ def _(layer: keras.layers.GlobalAveragePooling2D, value: Value) -> Value:
     return Value(mean, value.scale, value.offset)
 
 
-@lower.register
-def _(layer: PoolingMixer, value: Value) -> Value:
+@_RULES.register(PoolingMixer)
+def _(layer: Any, value: Value) -> Value:
     # The average and what is subtracted have the same offset.
     pooled = tf.nn.avg_pool2d(value.tensor, layer.pool_size, 1, "SAME")
     return Value(pooled - value.tensor, value.scale)
 
 
-@lower.register
-def _(layer: SqueezeExcitation, value: Value) -> Value:
+@_RULES.register(SqueezeExcitation)
+def _(layer: Any, value: Value) -> Value:
     pooled = tf.reduce_mean(value.tensor, (1, 2), keepdims=True)
     squeezed = lower(layer.squeeze, Value(pooled, value.scale, value.offset))
     return Value(value.computed() * lower(layer.excite, squeezed).computed())
@@ -479,14 +491,8 @@ def _(layer: SqueezeExcitation, value: Value) -> Value:
 # Token mixers ---------------------------------------------------------------------
 
 
-@lower.register
-def _(layer: SeparableConvolutionMixer, value: Value) -> Value:
-    value = lower(layer.activation, lower(layer.expand, value))
-    return lower(layer.project, lower(layer.depthwise, value))
-
-
-@lower.register
-def _(layer: SelfAttentionMixer, value: Value) -> Value:
+@_RULES.register(SelfAttentionMixer)
+def _(layer: Any, value: Value) -> Value:
     kernel, bias = _kernel_and_bias(layer.qkv)
     channels = value.shape[-1]
     factor = layer.head_dim**-0.5
@@ -501,16 +507,16 @@ def _(layer: SelfAttentionMixer, value: Value) -> Value:
     return lower(layer.output_projection, Value(mixed))
 
 
-@lower.register
-def _(layer: ScaledDotProduct, value: list) -> Value:
+@_RULES.register(ScaledDotProduct)
+def _(layer: Any, value: list) -> Value:
     heads = value[0].shape[-1] // layer.head_dim
     query = value[0].times(layer.head_dim**-0.5)
     query, key = (_split_heads(x.computed(), heads) for x in (query, value[1]))
     return Value(tf.linalg.matmul(query, key, transpose_b=True))
 
 
-@lower.register
-def _(layer: WeightedSum, value: list) -> Value:
+@_RULES.register(WeightedSum)
+def _(layer: Any, value: list) -> Value:
     weights, values = (x.computed() for x in value)
     mixed = tf.linalg.matmul(weights, _split_heads(values, weights.shape[1]))
     return Value(_join_heads(mixed, values.shape))
@@ -527,54 +533,25 @@ def _join_heads(x: Any, shape: Any) -> Any:
     return tf.reshape(tf.transpose(x, (0, 2, 1, 3)), shape)
 
 
-@lower.register
-def _(layer: MetaMixer, value: Value) -> Value:
-    mixed: Any = lower(layer.query, value)
-    if layer.key is not None:
-        mixed = [mixed, lower(layer.key, value)]
-    mixed = lower(layer.activation, lower(layer.interaction, mixed))
-    if layer.value is not None:
-        mixed = [mixed, lower(layer.value, value)]
-    mixed = lower(layer.aggregation, mixed)
-    return mixed if layer.projection is None else lower(layer.projection, mixed)
-
-
-@lower.register
-def _(layer: RandomMixer, value: Value) -> Value:
+@_RULES.register(RandomMixer)
+def _(layer: Any, value: Value) -> Value:
     value = value.with_offset()
     mixed = linear(_over_tokens(value.tensor), _array(layer.random_matrix).T)
     # A factor per channel passes what mixes tokens.
     return Value(_back_to_map(mixed, value.shape), value.scale)
 
 
-@lower.register
-def _(layer: CrossPatchLinear, value: Value) -> Value:
-    mixed = _token_linear(layer.linear, _over_tokens(value.computed()))
-    return Value(_back_to_map(mixed, value.shape))
-
-
-@lower.register
-def _(layer: TokenMLP, value: Value) -> Value:
-    if not _is_elementwise(layer.activation):
-        return _traced(layer, value)
-    hidden = Value(_token_linear(layer.expand, _over_tokens(value.computed())))
-    hidden = Value(lower(layer.activation, hidden).computed())
-    mixed = _token_linear(layer.project, hidden)
-    return Value(_back_to_map(mixed, value.shape))
-
-
-@lower.register
-def _(layer: SpatialGatingUnit, value: Value) -> Value:
+@_RULES.register(SpatialGatingUnit)
+def _(layer: Any, value: Value) -> Value:
     x = value.computed()
     half = value.shape[-1] // 2
     return _gated(layer, Value(x[..., :half]), Value(x[..., half:]))
 
 
-@lower.register
-def _(layer: GatedMLP, value: Value) -> Value:
-    if not _is_elementwise(layer.activation):
-        value = lower(layer.activation, lower(layer.expand, value))
-        return lower(layer.project, lower(layer.gate, value))
+@_RULES.register(GatedMLP)
+def _(layer: Any, value: Value) -> Value:
+    if type(layer.activation) not in _ELEMENTWISE:
+        return layer.flow(_Lowering(layer), value)
     # The two halves of the channels from two convolutions, so that nothing is cut.
     kernel, bias = _kernel_and_bias(layer.expand)
     half = kernel.shape[1] // 2
@@ -583,12 +560,6 @@ def _(layer: GatedMLP, value: Value) -> Value:
         for part in (slice(half), slice(half, None))
     )
     return lower(layer.project, _gated(layer.gate, kept, gate))
-
-
-def _is_elementwise(activation: keras.layers.Layer) -> bool:
-    return isinstance(
-        activation, (GELU, StarReLU, SquaredReLU, IdentityMixer, keras.layers.ReLU)
-    )
 
 
 def _gated(layer: SpatialGatingUnit, kept: Value, gate: Value) -> Value:
@@ -611,37 +582,6 @@ def _over_tokens(x: Any) -> Value:
 
 def _back_to_map(x: Any, shape: tuple[int, ...]) -> Any:
     return tf.reshape(tf.transpose(x, (0, 1, 3, 2)), shape)
-
-
-# Blocks ---------------------------------------------------------------------------
-
-
-@lower.register
-def _(layer: ChannelMLP, value: Value) -> Value:
-    return lower(layer.project, lower(layer.activation, lower(layer.expand, value)))
-
-
-@lower.register
-def _(layer: ResidualBranch, value: Value) -> Value:
-    branch = lower(layer.transform, lower(layer.norm, value))
-    if layer.layer_scale is not None:
-        branch = lower(layer.layer_scale, branch)
-    if layer.residual_scale is not None:
-        value = lower(layer.residual_scale, value)
-    return _sum(value, branch)
-
-
-@lower.register
-def _(layer: MetaFormerBlock, value: Value) -> Value:
-    value = lower(layer.token_mixing, value)
-    if layer.between is not None:
-        value = lower(layer.between, value)
-    return lower(layer.channel_mixing, value)
-
-
-@lower.register
-def _(layer: keras.Model, value: Value) -> Value:
-    return lower_model(layer, value)
 
 
 # Weights --------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_metaformer.export.graph import Value, has_rule, lower, lower_model
+from keras_metaformer.export.graph import Value, is_traced, lower, lower_model
 from keras_metaformer.export.options import (
     SIGNATURE,
     GraphOptions,
@@ -165,7 +165,7 @@ def _explanation(model: keras.Model, error: Exception) -> str:
         f"{type(layer).__name__} ({layer.name!r})"
         for layer in model._flatten_layers(include_self=False)
         if type(layer).__module__.split(".")[0] not in ("keras", "keras_metaformer")
-        and not has_rule(layer)
+        and is_traced(layer)
     ]
     message = "The model cannot be converted to TFLite's own operators."
     if operators:

@@ -6,7 +6,6 @@ from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner
 
 _EPSILON = 1e-5
 # What `keras_metaformer.fold` can merge with a batch norm.
@@ -58,17 +57,8 @@ class BatchNormalized(Composite):
         self.linear = linear
         self.norm = make_norm("batch_norm", epsilon=_EPSILON, dtype=self.dtype_policy)
 
-    def build(self, input_shape):
-        if not self.linear.built:  # A saved one comes built.
-            self.linear.build(input_shape)
-        self.norm.build(self.linear.compute_output_shape(input_shape))
-
-    def call(self, inputs, training=False):
-        outputs = call_inner(self, self.linear, inputs)
-        return call_inner(self, self.norm, outputs, training)
-
-    def compute_output_shape(self, input_shape):
-        return self.linear.compute_output_shape(input_shape)
+    def flow(self, run, x):
+        return run(x, self.linear, self.norm)
 
     def get_config(self):
         config = super().get_config()
@@ -108,14 +98,8 @@ class BatchNormalizedSkip(Composite):
             use_bias=False,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name="linear",
         )
-        self.norm.build(input_shape)
-        self.linear.build(input_shape)
+        super().build(input_shape)
 
-    def call(self, inputs, training=False):
-        normalized = call_inner(self, self.norm, inputs, training)
-        return inputs + call_inner(self, self.linear, normalized)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def flow(self, run, x):
+        return run.add(x, run(x, self.norm, self.linear))

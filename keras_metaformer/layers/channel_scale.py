@@ -10,6 +10,8 @@ class ChannelScale(keras.layers.Layer):
     and in where they start.
     """
 
+    makes_own_output = True
+
     def __init__(self, initial_value, **kwargs):
         super().__init__(**kwargs)
         self.initial_value = float(initial_value)

@@ -1,4 +1,4 @@
-"""The base of layers that are made of other layers."""
+"""Layers that are made of other layers, and state how data flows through them once."""
 
 import functools
 import inspect
@@ -7,12 +7,19 @@ from typing import Any
 
 import keras
 
-#: What may be changed on a part after it was made: attribute to the value of a new one.
+from keras_metaformer.layers import operations
+from keras_metaformer.layers.dropout import Dropout
+from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
+from keras_metaformer.layers.star_relu import StarReLU
+from keras_metaformer.layers.stochastic_depth import StochasticDepth
+from keras_metaformer.layers.token_linear import flatten_tokens, unflatten_tokens
+
+#: What may be changed on a part after it was made, with the value that a new one has.
 _DEFAULTS = {"quantization_config": None, "lora_rank": None, "lora_alpha": None}
 
 
-class Composite(keras.layers.Layer):
-    """A layer that is made of other layers, its parts.
+class LayerWithParts(keras.layers.Layer):
+    """A layer that holds other layers, its parts.
 
     A part is a layer that is an attribute of this one. It takes the name of its
     attribute, so that the paths of all weights are the same in every process and in
@@ -65,6 +72,351 @@ class Composite(keras.layers.Layer):
         return {name: change for name, change in changes.items() if change}
 
 
+class Composite(LayerWithParts):
+    """A layer made of other layers, which states once how data flows through them.
+
+    A class that derives from it makes its parts, in `__init__` or in `build`, and
+    defines `flow(run, x)`. Calls, the building of the parts, output shapes, counts of
+    operations (`keras_metaformer.models.complexity`) and the operations of a LiteRT
+    file follow from it: each is the same flow with another `run`, whose `x` is a
+    tensor, a shape or what else it takes.
+
+    - `run(x, *layers)` puts one layer after another; None among them is left out. `x`
+      may be a list, for a layer of several inputs.
+    - `run.add(x, branch, scale=None)` is `x + branch`, or `scale(x) + branch` with a
+      `ResScale`. The branch may be overwritten: the flow must not use it again.
+    - `run.over_tokens(x, *layers)` puts layers that take `(batch, tokens, channels)`,
+      such as `TokenLinear`, between maps.
+    - `run.recomputed(x, *layers)` is `run(x, *layers)` of which training keeps `x`
+      alone and computes the rest once more for the gradient.
+
+    A flow asks nothing of `x`; what depends on shapes is decided in `build`.
+
+    Every part is named after its attribute. Give parts the layer's dtype policy.
+
+    Example:
+
+    >>> import numpy as np
+    >>> class GatedDepthwise(Composite):
+    ...     def __init__(self, kernel_size=3, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.kernel_size = kernel_size
+    ...
+    ...     def build(self, input_shape):
+    ...         channels, dtype = input_shape[-1], self.dtype_policy
+    ...         self.expand = keras.layers.Dense(2 * channels, dtype=dtype)
+    ...         self.activation = keras.layers.ReLU(dtype=dtype)
+    ...         self.project = keras.layers.Dense(channels, dtype=dtype)
+    ...         super().build(input_shape)
+    ...
+    ...     def flow(self, run, x):
+    ...         return run.add(x, run(x, self.expand, self.activation, self.project))
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "kernel_size": self.kernel_size}
+    >>> GatedDepthwise()(np.ones((1, 7, 7, 8), "float32")).shape
+    (1, 7, 7, 8)
+
+    Args:
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
+    Call arguments:
+        inputs: float tensor, of the shape that the flow takes.
+        training: bool. Passed on to the parts that take it.
+
+    Returns:
+        What the flow ends in, in the layer's compute dtype.
+
+    Raises:
+        ValueError: when built, if the terms of a sum differ in shape, or the flow uses
+            a branch after its sum.
+    """
+
+    #: Whether what the layer returns is a map that no one else holds.
+    makes_own_output = False
+
+    def flow(self, run: "Run", x: Any) -> Any:
+        """How `x` goes through the parts; see the class."""
+        raise NotImplementedError(
+            f"A Composite defines `flow(run, x)`. Received: {type(self).__name__}"
+        )
+
+    def build(self, input_shape: Any) -> None:
+        """Builds the parts in the order of the flow; derived classes call it last."""
+        self.flow(_Building(self), _plain(input_shape))
+        self.makes_own_output = self.flow(_Owning(self), False)
+
+    def call(self, inputs: Any, training: bool | None = False) -> Any:
+        return self.flow(_Calling(self, training), inputs)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        if not self.built:  # Parts are not there yet: a copy makes them.
+            copy = type(self).from_config(self.get_config())
+            copy.build(input_shape)
+            return copy.compute_output_shape(input_shape)
+        return _tuple(self.flow(Shapes(self), _plain(input_shape)))
+
+
+def has_flow(layer: Any) -> bool:
+    """Whether the layer computes what its flow says, and nothing else."""
+    return isinstance(layer, Composite) and type(layer).call is Composite.call
+
+
+class Run:
+    """One way to go through a flow; `Composite` says what each method stands for.
+
+    Args:
+        outer: the layer whose flow it is.
+    """
+
+    def __init__(self, outer: Composite):
+        self.outer = outer
+
+    def step(self, layer: keras.layers.Layer, x: Any) -> Any:
+        """What one layer makes of `x`."""
+        raise NotImplementedError
+
+    def __call__(self, x: Any, *layers: keras.layers.Layer | None) -> Any:
+        for layer in layers:
+            if layer is not None:
+                x = self.step(layer, x)
+        return x
+
+    def recomputed(self, x: Any, *layers: keras.layers.Layer | None) -> Any:
+        return self(x, *layers)
+
+    def add(self, x: Any, branch: Any, scale: Any = None) -> Any:
+        raise NotImplementedError
+
+    def over_tokens(self, x: Any, *layers: keras.layers.Layer | None) -> Any:
+        raise NotImplementedError
+
+
+# Tensors --------------------------------------------------------------------------
+
+#: Layers that do nothing outside training. By the exact class: one of a user's own
+#: that derives from them may drop at inference too.
+_IDLE_AT_INFERENCE = (keras.layers.Dropout, Dropout, StochasticDepth)
+
+
+class _Calling(Run):
+    """The flow of tensors: a layer's call.
+
+    Within a chain a map that a layer has made is nobody else's, so that the next one
+    may overwrite it. The last map of a chain may be overwritten by a sum.
+    """
+
+    def __init__(self, outer: Composite, training: bool | None):
+        self.outer = outer
+        self.training = training
+        self.own = None  # The last map that may be overwritten.
+
+    def __call__(self, x, *layers):
+        steps = [layer for layer in layers if layer is not None]
+        first, is_own, index = x, False, 0
+        while index < len(steps):
+            layer = steps[index]
+            index += 1
+            if not class_says(layer, "can_overwrite"):
+                x = call_inner(self.outer, layer, x, self.training)
+                if type(layer) not in _IDLE_AT_INFERENCE:
+                    is_own = _makes_its_output(layer)
+                continue
+            end = self._dense_after(steps, index)
+            fused = None
+            if end is not None:
+                fused = _activation_and_dense(self.outer, layer, steps[end], x)
+            if fused is None:
+                x = call_inner(self.outer, layer, x, overwrite=is_own)
+            else:
+                x, index = fused, end + 1
+            is_own = True
+        if x is not first:
+            self.own = x if is_own else None
+        return x
+
+    def _dense_after(self, steps: list[Any], index: int) -> int | None:
+        """Where the dense layer stands that is next at inference, or None."""
+        if self.training is not False:
+            return None
+        while index < len(steps) and type(steps[index]) in _IDLE_AT_INFERENCE:
+            index += 1
+        is_dense = index < len(steps) and type(steps[index]) is keras.layers.Dense
+        return index if is_dense else None
+
+    def recomputed(self, x, *layers):
+        if not self.training:
+            return self(x, *layers)
+        branch = keras.remat(lambda x: self(x, *layers))(x)
+        self.own = None
+        return branch
+
+    def add(self, x, branch, scale=None):
+        return operations.residual_sum(
+            x,
+            None if scale is None else scale.scale,
+            branch,
+            overwrite=branch is self.own,
+        )
+
+    def over_tokens(self, x, *layers):
+        tokens = self(flatten_tokens(x), *layers)
+        maps = unflatten_tokens(tokens, x.shape[1:3])
+        self.own = maps if tokens is self.own else None
+        return maps
+
+
+def _activation_and_dense(outer: Any, activation: Any, dense: Any, x: Any) -> Any:
+    """StarReLU and the dense layer behind it in one, where that is faster; or None."""
+    if type(activation) is not StarReLU or not _is_linear(dense):
+        return None
+    if not is_prepared(outer, activation, x) or not is_prepared(outer, dense, x):
+        return None
+    return operations.star_relu_then_dense(
+        x, activation.scale, activation.bias, dense.kernel, dense.bias
+    )
+
+
+def _is_linear(layer: Any) -> bool:
+    return layer.activation in (None, keras.activations.linear)
+
+
+def _makes_its_output(layer: Any) -> bool:
+    """Whether what a layer returns may be overwritten by whoever called it."""
+    if type(layer) in (keras.layers.Dense, keras.layers.Conv2D):
+        return _is_linear(layer)
+    return class_says(layer, "makes_own_output")
+
+
+class _Owning(Run):
+    """The flow of "no one else holds this map"."""
+
+    def step(self, layer, x):
+        if type(layer) in _IDLE_AT_INFERENCE:
+            return x
+        return class_says(layer, "can_overwrite") or _makes_its_output(layer)
+
+    def add(self, x, branch, scale=None):
+        return True
+
+    def over_tokens(self, x, *layers):
+        return self(x, *layers)
+
+
+# Shapes ---------------------------------------------------------------------------
+
+
+class Shapes(Run):
+    """The flow of shapes: tuples, and lists of them."""
+
+    def step(self, layer, x):
+        return _shape(_output_shape(layer, x, self.outer.compute_dtype))
+
+    def add(self, x, branch, scale=None):
+        return _shape(x)
+
+    def over_tokens(self, x, *layers):
+        batch, height, width, channels = x
+        tokens = self(_Shape((batch, height * width, channels)), *layers)
+        return _Shape((batch, height, width, tokens[-1]))
+
+
+class _Building(Shapes):
+    """The flow of shapes that builds the parts on its way, and checks the flow."""
+
+    def __init__(self, outer: Composite):
+        super().__init__(outer)
+        self.changed: list[tuple[str, Any, Any]] = []
+        self.given_up: list[Any] = []
+
+    def step(self, layer, x):
+        self._check_use(x)
+        if not layer.built:
+            _build(layer, x, self.outer.compute_dtype)
+        outputs = super().step(layer, x)
+        if _tuple(outputs) != _tuple(x):
+            self.changed.append((type(layer).__name__, _tuple(x), _tuple(outputs)))
+        return outputs
+
+    def add(self, x, branch, scale=None):
+        self._check_use(x)
+        self._check_use(branch)
+        self.given_up.append(branch)
+        if scale is not None and not scale.built:
+            scale.build(_tuple(x))
+        if tuple(x) != tuple(branch):
+            changes = ", ".join(
+                f"{name} that makes {made} of {given}"
+                for name, given, made in self.changed
+            )
+            raise ValueError(
+                "The layer inside a residual step must keep the shape of its input. "
+                f"Received: {changes or f'{branch} beside {x}'}"
+            )
+        return super().add(x, branch, scale)
+
+    def _check_use(self, x: Any) -> None:
+        for each in x if isinstance(x, list) else [x]:
+            if any(each is other for other in self.given_up):
+                raise ValueError(
+                    "A flow must not use a branch after its sum, which may overwrite "
+                    f"it. Received: layer={type(self.outer).__name__}"
+                )
+
+
+class _Shape(tuple):
+    """A shape that is another object than an equal one, as two maps are."""
+
+
+def _shape(shape: Any) -> Any:
+    """One shape, or a list of them, as objects of their own."""
+    if isinstance(shape, list) or (shape and isinstance(shape[0], (list, tuple))):
+        return [_Shape(each) for each in shape]
+    return _Shape(shape)
+
+
+def _plain(shape: Any) -> Any:
+    """The shape that `build` is given; a saved one comes as a list of numbers."""
+    is_nested = any(isinstance(size, (list, tuple)) for size in shape)
+    return _shape(list(shape) if is_nested else tuple(shape))
+
+
+def _tuple(shape: Any) -> Any:
+    return [tuple(each) for each in shape] if isinstance(shape, list) else tuple(shape)
+
+
+@functools.cache
+def _states_its_shapes(kind: type) -> bool:
+    # Keras' layers and ours build for a shape and say what they make of it.
+    known = kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
+    if not known and not issubclass(kind, Composite):
+        return False
+    return kind.compute_output_shape is not keras.layers.Layer.compute_output_shape
+
+
+def _build(layer: Any, shape: Any, dtype: str) -> None:
+    if _states_its_shapes(type(layer)):
+        layer.build(_tuple(shape))
+    else:  # A user's layer may have nothing but a call.
+        layer(_symbolic(shape, dtype))
+
+
+def _output_shape(layer: Any, shape: Any, dtype: str) -> Any:
+    if _states_its_shapes(type(layer)):
+        return layer.compute_output_shape(_tuple(shape))
+    outputs = layer.compute_output_spec(_symbolic(shape, dtype))
+    return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), outputs)
+
+
+def _symbolic(shape: Any, dtype: str) -> Any:
+    if isinstance(shape, list):
+        return [keras.KerasTensor(tuple(each), dtype) for each in shape]
+    return keras.KerasTensor(tuple(shape), dtype)
+
+
+# Parts ----------------------------------------------------------------------------
+
+
 def parts_of(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
     """The layers that are attributes of a layer, by the attributes' names."""
     # On the torch backend a layer is a torch module, which keeps its children apart.
@@ -77,9 +429,9 @@ def parts_of(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
 
 
 def deserialize_part(serialized: Any) -> Any:
-    """A part from the config of its composite layer, not built yet; None stays None.
+    """A part from the config of its owner, not built yet; None stays None.
 
-    The composite layer builds it: only there does it get the path of its weights.
+    The owner builds it: only there does it get the path of its weights.
     """
     if isinstance(serialized, Mapping):
         serialized = {
@@ -89,7 +441,7 @@ def deserialize_part(serialized: Any) -> Any:
 
 
 def deserialize_parts(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The config of a composite layer with the parts of these names made."""
+    """The config of a layer with the parts of these names made."""
     return {**config, **{name: deserialize_part(config[name]) for name in names}}
 
 
@@ -99,7 +451,7 @@ def _arguments(kind: type) -> frozenset[str]:
 
 
 def _changes_of(part: Any, policy: keras.DTypePolicy) -> dict[str, Any]:
-    """How a part differs from what its composite layer makes, as plain data."""
+    """How a part differs from what its owner makes, as plain data."""
     changes: dict[str, Any] = {}
     if part.dtype_policy != policy:
         changes["dtype"] = keras.saving.serialize_keras_object(part.dtype_policy)
@@ -107,7 +459,7 @@ def _changes_of(part: Any, policy: keras.DTypePolicy) -> dict[str, Any]:
         value = getattr(part, name, default)
         if value != default:
             changes[name] = keras.saving.serialize_keras_object(value)
-    if isinstance(part, Composite):
+    if isinstance(part, LayerWithParts):
         nested = part._changes_of_parts()
         if nested:
             changes["parts"] = nested

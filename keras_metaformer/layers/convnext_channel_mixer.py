@@ -78,9 +78,6 @@ class ConvNeXtChannelMixer(MetaMixer):
             name=name,
         )
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         # MetaMixer's parts follow from these three.
         config = Composite.get_config(self)

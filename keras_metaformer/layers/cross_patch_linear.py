@@ -3,11 +3,8 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
-    flatten_tokens,
-    unflatten_tokens,
 )
 from keras_metaformer.layers.validation import static_size
 
@@ -47,13 +44,8 @@ class CrossPatchLinear(Composite):
             input_grid=grid,
             output_grid=grid,
             dtype=self.dtype_policy,
-            name="linear",
         )
-        self.linear.build((input_shape[0], tokens, input_shape[-1]))
+        super().build(input_shape)
 
-    def call(self, inputs):
-        mixed = call_inner(self, self.linear, flatten_tokens(inputs))
-        return unflatten_tokens(mixed, inputs.shape[1:3])
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def flow(self, run, x):
+        return run.over_tokens(x, self.linear)

@@ -39,6 +39,8 @@ class DepthwiseConvolution(keras.layers.Layer):
         ValueError: if `kernel_size` is even or an argument is not positive.
     """
 
+    makes_own_output = True
+
     def __init__(
         self,
         kernel_size,

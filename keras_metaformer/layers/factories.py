@@ -11,7 +11,6 @@ from keras_metaformer.layers.composite import deserialize_part
 from keras_metaformer.layers.gelu import GELU
 from keras_metaformer.layers.identity_mixer import IdentityMixer
 from keras_metaformer.layers.image_normalization import ImageNormalization
-from keras_metaformer.layers.inner_call import call_inner, class_says
 from keras_metaformer.layers.squared_relu import SquaredReLU
 from keras_metaformer.layers.star_relu import StarReLU
 from keras_metaformer_lite.names import question
@@ -122,15 +121,6 @@ def _takes_a_tensor(spec: Any) -> bool:
     except ValueError:  # No signature is known, as of functions written in C.
         return True
     return False
-
-
-def activate(
-    outer: keras.layers.Layer, activation: Any, hidden: Any, training: Any = None
-) -> Any:
-    """The activation within the layer `outer`, of a map that may be overwritten."""
-    if class_says(activation, "can_overwrite"):
-        return call_inner(outer, activation, hidden, overwrite=True)
-    return call_inner(outer, activation, hidden, training)
 
 
 def _layer_norm(use_bias, epsilon, dtype):

@@ -73,9 +73,6 @@ class FFNifiedAttention(MetaMixer):
         self.query = BatchNormalized(linear, dtype=self.dtype_policy, name="query")
         super().build(input_shape)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
     def get_config(self):
         # MetaMixer's parts follow from these two.
         config = Composite.get_config(self)

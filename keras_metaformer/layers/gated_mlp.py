@@ -3,9 +3,8 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.factories import activate, make_activation
+from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.spatial_gating_unit import SpatialGatingUnit
 from keras_metaformer.layers.validation import positive_integer
 
@@ -41,8 +40,6 @@ class GatedMLP(Composite):
         - Pay Attention to MLPs, https://arxiv.org/abs/2105.08050
     """
 
-    makes_own_output = True
-
     #: Tells a builder to ask for a known height and width even without the top.
     needs_static_size = True
 
@@ -51,37 +48,23 @@ class GatedMLP(Composite):
         self.ratio = positive_integer("ratio", ratio)
         self.activation = make_activation(activation, self.dtype_policy)
         self.gate_norm_epsilon = gate_norm_epsilon
-        self.gate = SpatialGatingUnit(
-            gate_norm_epsilon, dtype=self.dtype_policy, name="gate"
-        )
+        self.gate = SpatialGatingUnit(gate_norm_epsilon, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        hidden_shape = (*input_shape[:-1], self.ratio * channels)
-        self.expand = self._linear(self.ratio * channels, "expand")
-        self.project = self._linear(channels, "project")
-        self.expand.build(input_shape)
-        if not self.activation.built:  # A saved one comes built.
-            self.activation.build(hidden_shape)
-        self.gate.build(hidden_shape)
-        self.project.build(self.gate.compute_output_shape(hidden_shape))
+        self.expand = self._linear(self.ratio * channels)
+        self.project = self._linear(channels)
+        super().build(input_shape)
 
-    def _linear(self, units, name):
+    def flow(self, run, x):
+        return run(x, self.expand, self.activation, self.gate, self.project)
+
+    def _linear(self, units):
         return keras.layers.Dense(
             units,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name=name,
         )
-
-    def call(self, inputs):
-        hidden = call_inner(self, self.expand, inputs)
-        hidden = activate(self, self.activation, hidden)
-        hidden = call_inner(self, self.gate, hidden)
-        return call_inner(self, self.project, hidden)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         config = super().get_config()

@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.validation import positive_integer
 
@@ -143,50 +142,16 @@ class MetaMixer(Composite):
         for name in _REQUIRED_PARTS:
             if getattr(self, name) is None:
                 raise TypeError(f"A MetaMixer needs `{name}`. Received: {name}=None")
-        shape = self._build_part(self.query, input_shape)
+        super().build(input_shape)
+
+    def flow(self, run, x):
+        query = run(x, self.query)
         if self.key is not None:
-            shape = [shape, self._build_part(self.key, input_shape)]
-        shape = self._build_part(self.interaction, shape)
-        shape = self._build_part(self.activation, shape)
+            query = [query, run(x, self.key)]
+        mixed = run(query, self.interaction, self.activation)
         if self.value is not None:
-            shape = [shape, self._build_part(self.value, input_shape)]
-        shape = self._build_part(self.aggregation, shape)
-        if self.projection is not None:
-            self._build_part(self.projection, shape)
-
-    def _build_part(self, part, input_shape):
-        if not part.built:
-            part.build(input_shape)
-        return part.compute_output_shape(input_shape)
-
-    def call(self, inputs, training=False):
-        query = self._part("query", inputs, training)
-        if self.key is not None:
-            query = [query, self._part("key", inputs, training)]
-        coefficients = self._part("interaction", query, training)
-        coefficients = self._part("activation", coefficients, training)
-        if self.value is not None:
-            coefficients = [coefficients, self._part("value", inputs, training)]
-        mixed = self._part("aggregation", coefficients, training)
-        if self.projection is None:
-            return mixed
-        return self._part("projection", mixed, training)
-
-    def _part(self, name, inputs, training):
-        return call_inner(self, getattr(self, name), inputs, training)
-
-    def compute_output_shape(self, input_shape):
-        shape = self.query.compute_output_shape(input_shape)
-        if self.key is not None:
-            shape = [shape, self.key.compute_output_shape(input_shape)]
-        shape = self.interaction.compute_output_shape(shape)
-        shape = self.activation.compute_output_shape(shape)
-        if self.value is not None:
-            shape = [shape, self.value.compute_output_shape(input_shape)]
-        shape = self.aggregation.compute_output_shape(shape)
-        if self.projection is None:
-            return shape
-        return self.projection.compute_output_shape(shape)
+            mixed = [mixed, run(x, self.value)]
+        return run(mixed, self.aggregation, self.projection)
 
     def get_config(self):
         config = super().get_config()

@@ -6,7 +6,6 @@ from keras_metaformer.layers.batch_normalized import BatchNormalized
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -57,30 +56,21 @@ class ReparameterizableDepthwise(Composite):
         half = kernel_size // 2
         self.strides = strides
         self.depth_multiplier = depth_multiplier
-        self.large = self._branch(kernel_size, "large")
-        self.small = self._branch(half if half % 2 else half - 1, "small")
+        self.large = self._branch(kernel_size)
+        self.small = self._branch(half if half % 2 else half - 1)
 
-    def _branch(self, kernel_size, name):
+    def _branch(self, kernel_size):
         convolution = DepthwiseConvolution(
             kernel_size,
             self.strides,
             self.depth_multiplier,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name="linear",
         )
-        return BatchNormalized(convolution, dtype=self.dtype_policy, name=name)
+        return BatchNormalized(convolution, dtype=self.dtype_policy)
 
-    def build(self, input_shape):
-        self.large.build(input_shape)
-        self.small.build(input_shape)
-
-    def call(self, inputs, training=False):
-        large = call_inner(self, self.large, inputs, training)
-        return large + call_inner(self, self.small, inputs, training)
-
-    def compute_output_shape(self, input_shape):
-        return self.large.compute_output_shape(input_shape)
+    def flow(self, run, x):
+        return run.add(run(x, self.large), run(x, self.small))
 
     def get_config(self):
         config = super().get_config()

@@ -6,14 +6,14 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SelfAttentionMixer(Composite):
+class SelfAttentionMixer(LayerWithParts):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
     Every position of the map is a token. Queries, keys and values come from one linear

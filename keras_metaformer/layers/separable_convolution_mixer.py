@@ -4,9 +4,8 @@ import keras
 
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.factories import activate, make_activation
+from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -44,8 +43,6 @@ class SeparableConvolutionMixer(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
-    makes_own_output = True
-
     def __init__(
         self,
         kernel_size=7,
@@ -64,38 +61,24 @@ class SeparableConvolutionMixer(Composite):
             use_bias=use_bias,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name="depthwise",
         )
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        inner = self.expansion * channels
-        self.expand = self._pointwise(inner, "expand")
-        self.project = self._pointwise(channels, "project")
-        inner_shape = (*input_shape[:-1], inner)
-        self.expand.build(input_shape)
-        if not self.activation.built:  # A saved one comes built.
-            self.activation.build(inner_shape)
-        self.depthwise.build(inner_shape)
-        self.project.build(inner_shape)
+        self.expand = self._pointwise(self.expansion * channels)
+        self.project = self._pointwise(channels)
+        super().build(input_shape)
 
-    def _pointwise(self, units, name):
+    def flow(self, run, x):
+        return run(x, self.expand, self.activation, self.depthwise, self.project)
+
+    def _pointwise(self, units):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
-            name=name,
         )
-
-    def call(self, inputs):
-        hidden = call_inner(self, self.expand, inputs)
-        hidden = activate(self, self.activation, hidden)
-        hidden = call_inner(self, self.depthwise, hidden)
-        return call_inner(self, self.project, hidden)
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
 
     def get_config(self):
         config = super().get_config()

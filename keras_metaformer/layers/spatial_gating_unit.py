@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
@@ -16,7 +16,7 @@ from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SpatialGatingUnit(Composite):
+class SpatialGatingUnit(LayerWithParts):
     """Spatial gating unit: `y = u * (W norm(v) + b)` with `u, v` the channels' halves.
 
     `W` mixes the tokens; it starts near 0 and `b` at 1, so that the unit starts as the

@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SqueezeExcitation(Composite):
+class SqueezeExcitation(LayerWithParts):
     """Squeeze-and-excitation: `y = x * sigmoid(W2 relu(W1 mean(x)))`.
 
     Example:

@@ -34,6 +34,8 @@ class TokenLinear(keras.layers.Layer):
         Tensor `(batch, units, channels)`, in the layer's compute dtype.
     """
 
+    makes_own_output = True
+
     def __init__(
         self,
         units,

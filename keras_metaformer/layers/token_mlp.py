@@ -3,12 +3,9 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.factories import activate, make_activation
-from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.token_linear import (
     TokenLinear,
-    flatten_tokens,
-    unflatten_tokens,
 )
 from keras_metaformer.layers.validation import static_size
 
@@ -63,25 +60,12 @@ class TokenMLP(Composite):
                 "`ratio` times the channels must give at least one hidden token. "
                 f"Received: ratio={self.ratio}, channels={channels}"
             )
-        self.expand = TokenLinear(
-            hidden, input_grid=grid, dtype=self.dtype_policy, name="expand"
-        )
-        self.project = TokenLinear(
-            tokens, output_grid=grid, dtype=self.dtype_policy, name="project"
-        )
-        self.expand.build((input_shape[0], tokens, channels))
-        if not self.activation.built:  # A saved one comes built.
-            self.activation.build((input_shape[0], hidden, channels))
-        self.project.build((input_shape[0], hidden, channels))
+        self.expand = TokenLinear(hidden, input_grid=grid, dtype=self.dtype_policy)
+        self.project = TokenLinear(tokens, output_grid=grid, dtype=self.dtype_policy)
+        super().build(input_shape)
 
-    def call(self, inputs):
-        hidden = call_inner(self, self.expand, flatten_tokens(inputs))
-        hidden = activate(self, self.activation, hidden)
-        mixed = call_inner(self, self.project, hidden)
-        return unflatten_tokens(mixed, inputs.shape[1:3])
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    def flow(self, run, x):
+        return run.over_tokens(x, self.expand, self.activation, self.project)
 
     def get_config(self):
         config = super().get_config()

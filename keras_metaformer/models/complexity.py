@@ -1,36 +1,26 @@
 """Multiply-accumulate operations of a model, from its shapes."""
 
-import functools
 import math
 from typing import Any
 
 import keras
 
-from keras_metaformer.blocks import (
-    ChannelMLP,
-    Downsampling,
-    MetaFormerBlock,
-    PatchMerging,
-    ResidualBranch,
-)
+from keras_metaformer.blocks import Downsampling
 from keras_metaformer.layers import (
-    BatchNormalized,
-    BatchNormalizedSkip,
-    CrossPatchLinear,
     DepthwiseConvolution,
-    GatedMLP,
-    MetaMixer,
     RandomMixer,
-    ReparameterizableDepthwise,
     ScaledDotProduct,
     SelfAttentionMixer,
-    SeparableConvolutionMixer,
     SpatialGatingUnit,
     SqueezeExcitation,
     TokenLinear,
-    TokenMLP,
     WeightedSum,
 )
+from keras_metaformer.layers.composite import Shapes, has_flow
+from keras_metaformer.layers.rules import LayerRules
+
+#: `(layer, input_shape) -> int` for layers with matrices; a `Composite` needs none.
+_RULES = LayerRules()
 
 
 def count_macs(model: keras.Model) -> int:
@@ -58,17 +48,44 @@ def count_macs(model: keras.Model) -> int:
     )
 
 
-@functools.singledispatch
-def layer_macs(layer: keras.layers.Layer, input_shape: tuple) -> int:
-    """Multiply-accumulate operations of one layer for one image."""
+def layer_macs(layer: Any, input_shape: Any) -> int:
+    """Multiply-accumulate operations of one layer for one image.
+
+    Args:
+        layer: a built layer.
+        input_shape: of its input, with the batch; a list of shapes for several inputs.
+
+    Raises:
+        TypeError: if the layer, or one inside it, has a matrix of weights and is not
+            known here.
+    """
     if hasattr(layer, "count_macs"):
         return layer.count_macs(input_shape)
+    rule = _RULES.of(layer)
+    if rule is not None:
+        return rule(layer, input_shape)
+    if has_flow(layer):
+        counting = _Counting(layer)
+        layer.flow(counting, input_shape)
+        return counting.macs
     if any(len(weight.shape) > 1 for weight in layer.weights):
         raise TypeError(
             f"{type(layer).__name__} has matrices of weights, but no method "
             f"`count_macs(input_shape)`. Received: layer={layer.name!r}"
         )
     return 0
+
+
+class _Counting(Shapes):
+    """The flow of shapes that counts what the layers on its way compute."""
+
+    def __init__(self, outer: Any):
+        super().__init__(outer)
+        self.macs = 0
+
+    def step(self, layer, x):
+        self.macs += layer_macs(layer, x)
+        return super().step(layer, x)
 
 
 def _positions(shape: tuple) -> int:
@@ -87,150 +104,62 @@ def _elements(shape: tuple) -> int:
     return _positions(shape) * shape[-1]
 
 
-@layer_macs.register
-def _(layer: keras.layers.Dense, input_shape: tuple) -> int:
+@_RULES.register(keras.layers.Dense)
+def _(layer: Any, input_shape: tuple) -> int:
     return _positions(input_shape) * input_shape[-1] * layer.units
 
 
-@layer_macs.register
-def _(layer: keras.layers.Conv2D, input_shape: tuple) -> int:
+@_RULES.register(keras.layers.Conv2D)
+def _(layer: Any, input_shape: tuple) -> int:
     outputs = _elements(layer.compute_output_shape(input_shape))
     return outputs * math.prod(layer.kernel_size) * input_shape[-1] // layer.groups
 
 
-@layer_macs.register
-def _(layer: DepthwiseConvolution, input_shape: tuple) -> int:
+@_RULES.register(DepthwiseConvolution)
+def _(layer: Any, input_shape: tuple) -> int:
     outputs = _elements(layer.compute_output_shape(input_shape))
     return outputs * layer.kernel_size**2
 
 
-@layer_macs.register
-def _(layer: RandomMixer, input_shape: tuple) -> int:
+@_RULES.register(RandomMixer)
+def _(layer: Any, input_shape: tuple) -> int:
     return _positions(input_shape) ** 2 * input_shape[-1]
 
 
-@layer_macs.register
-def _(layer: SelfAttentionMixer, input_shape: tuple) -> int:
+@_RULES.register(SelfAttentionMixer)
+def _(layer: Any, input_shape: tuple) -> int:
     tokens, channels = _positions(input_shape), input_shape[-1]
     linear = 4 * tokens * channels**2
     return linear + 2 * tokens**2 * channels
 
 
-@layer_macs.register
-def _(layer: SeparableConvolutionMixer, input_shape: tuple) -> int:
-    inner = (*input_shape[:-1], layer.expansion * input_shape[-1])
-    return (
-        layer_macs(layer.expand, input_shape)
-        + layer_macs(layer.depthwise, inner)
-        + layer_macs(layer.project, inner)
-    )
-
-
-@layer_macs.register
-def _(layer: ChannelMLP, input_shape: tuple) -> int:
-    return 2 * layer_macs(layer.expand, input_shape)
-
-
-@layer_macs.register
-def _(layer: ResidualBranch, input_shape: tuple) -> int:
-    return layer_macs(layer.transform, input_shape)
-
-
-@layer_macs.register
-def _(layer: MetaFormerBlock, input_shape: tuple) -> int:
-    parts = (layer.token_mixing, layer.between, layer.channel_mixing)
-    return sum(layer_macs(part, input_shape) for part in parts if part is not None)
-
-
-@layer_macs.register
-def _(layer: Downsampling, input_shape: tuple) -> int:
+@_RULES.register(Downsampling)
+def _(layer: Any, input_shape: tuple) -> int:
     return layer_macs(layer.convolution, layer.padded_shape(input_shape))
 
 
-@layer_macs.register
-def _(layer: TokenLinear, input_shape: tuple) -> int:
+@_RULES.register(TokenLinear)
+def _(layer: Any, input_shape: tuple) -> int:
     return input_shape[1] * layer.units * input_shape[2]
 
 
-@layer_macs.register
-def _(layer: TokenMLP, input_shape: tuple) -> int:
-    tokens = _positions(input_shape)
-    return 2 * tokens * layer.expand.units * input_shape[-1]
-
-
-@layer_macs.register(CrossPatchLinear)
-def _(layer: keras.layers.Layer, input_shape: tuple) -> int:
-    return _positions(input_shape) ** 2 * input_shape[-1]
-
-
-@layer_macs.register(SpatialGatingUnit)
-def _(layer: keras.layers.Layer, input_shape: tuple) -> int:
+@_RULES.register(SpatialGatingUnit)
+def _(layer: Any, input_shape: tuple) -> int:
     return _positions(input_shape) ** 2 * input_shape[-1] // 2
 
 
-@layer_macs.register
-def _(layer: GatedMLP, input_shape: tuple) -> int:
-    hidden = (*input_shape[:-1], layer.ratio * input_shape[-1])
-    gated = layer.gate.compute_output_shape(hidden)
-    return (
-        layer_macs(layer.expand, input_shape)
-        + layer_macs(layer.gate, hidden)
-        + layer_macs(layer.project, gated)
-    )
-
-
-@layer_macs.register(BatchNormalized)
-@layer_macs.register(BatchNormalizedSkip)
+@_RULES.register(SqueezeExcitation)
 def _(layer: Any, input_shape: tuple) -> int:
-    return layer_macs(layer.linear, input_shape)
-
-
-@layer_macs.register
-def _(layer: ReparameterizableDepthwise, input_shape: tuple) -> int:
-    return layer_macs(layer.large, input_shape) + layer_macs(layer.small, input_shape)
-
-
-@layer_macs.register
-def _(layer: PatchMerging, input_shape: tuple) -> int:
-    merged = layer.depthwise.compute_output_shape(input_shape)
-    return layer_macs(layer.depthwise, input_shape) + layer_macs(
-        layer.projection, merged
-    )
-
-
-@layer_macs.register
-def _(layer: SqueezeExcitation, input_shape: tuple) -> int:
     return 2 * input_shape[-1] * layer.squeeze.units
 
 
-@layer_macs.register
-def _(layer: MetaMixer, input_shape: tuple) -> int:
-    total = 0
-
-    def through(part: Any, shape: Any) -> Any:
-        nonlocal total
-        total += layer_macs(part, shape)
-        return part.compute_output_shape(shape)
-
-    shape = through(layer.query, input_shape)
-    if layer.key is not None:
-        shape = [shape, through(layer.key, input_shape)]
-    shape = through(layer.activation, through(layer.interaction, shape))
-    if layer.value is not None:
-        shape = [shape, through(layer.value, input_shape)]
-    shape = through(layer.aggregation, shape)
-    if layer.projection is not None:
-        through(layer.projection, shape)
-    return total
-
-
-@layer_macs.register(ScaledDotProduct)
-def _(layer: keras.layers.Layer, input_shape: Any) -> int:
+@_RULES.register(ScaledDotProduct)
+def _(layer: Any, input_shape: Any) -> int:
     queries, keys = input_shape
     return _positions(queries) * _positions(keys) * queries[-1]
 
 
-@layer_macs.register(WeightedSum)
-def _(layer: keras.layers.Layer, input_shape: Any) -> int:
+@_RULES.register(WeightedSum)
+def _(layer: Any, input_shape: Any) -> int:
     coefficients, values = input_shape
     return coefficients[-2] * coefficients[-1] * values[-1]

@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_metaformer.layers.composite import parts_of
+
 
 @dataclasses.dataclass(frozen=True)
 class WeightSlot:
@@ -47,13 +49,7 @@ def weight_slots(model: keras.Model) -> dict[str, WeightSlot]:
 def _collect(
     layer: keras.layers.Layer, path: str, slots: dict[str, WeightSlot]
 ) -> None:
-    # On the torch backend a layer is a torch module, which keeps its children apart.
-    attributes = {**vars(layer), **vars(layer).get("_modules", {})}
-    children = {
-        name: child
-        for name, child in attributes.items()
-        if not name.startswith("_") and isinstance(child, keras.layers.Layer)
-    }
+    children = parts_of(layer)
     nested = {id(weight) for child in children.values() for weight in child.weights}
     for weight in layer.weights:
         if id(weight) not in nested:

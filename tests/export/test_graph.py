@@ -102,6 +102,27 @@ def test_model(name):
         np.testing.assert_allclose(to_numpy(got.computed()), expected, atol=1e-5)
 
 
+def test_classes_with_another_call_are_traced():
+    from keras_metaformer.export.graph import Value, is_traced, lower
+
+    class Halved(keras.layers.Dense):
+        def call(self, inputs):
+            return 0.5 * super().call(inputs)
+
+    class Dropping(keras.layers.Dropout):
+        def call(self, inputs, training=False):
+            return super().call(inputs, training=True)
+
+    x = np.random.default_rng(1).standard_normal((1, 4, 4, 8)).astype("float32")
+    for layer in (Halved(8), blocks.ChannelMLP(activation=lambda: Halved(32))):
+        expected = to_numpy(layer(x))
+        got = lower(layer, Value(keras.ops.convert_to_tensor(x)))
+        np.testing.assert_allclose(to_numpy(got.computed()), expected, atol=1e-5)
+    got = lower(Dropping(0.5), Value(keras.ops.convert_to_tensor(x)))
+    assert is_traced(Dropping(0.5)) and (to_numpy(got.computed()) == 0).any()
+    assert not is_traced(layers.Dropout(0.5))
+
+
 def test_models_that_are_no_plain_graph():
     from keras_metaformer.export.graph import Value, lower_model
 
