@@ -386,7 +386,8 @@ def _normalized(layer: Any, value: Value, axes: tuple[int, ...]) -> Value:
 def _(layer: Any, value: Value) -> Value:
     if layer.axis not in (-1, len(value.shape) - 1):
         return _traced(layer, value)
-    scale, offset = scale_and_offset(layer)
+    with tf.init_scope():  # Out of the graph that is being traced.
+        scale, offset = scale_and_offset(layer)
     return value.times(scale).plus(offset)
 
 

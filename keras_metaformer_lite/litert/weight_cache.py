@@ -3,10 +3,13 @@
 import hashlib
 import importlib.metadata
 import os
+import platform
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from keras_metaformer_lite.litert import files
 
@@ -20,9 +23,10 @@ def with_cache(
 
     XNNPACK looks for a weight by its place in the model and trusts what it finds, so
     that the weights of another file of the same architecture, or damaged ones, would
-    give wrong answers. A cache is therefore named by the SHA-256 of the model's file
-    and the version of the runtime, and used only if its own SHA-256 is the one recorded
-    beside it. It is made under another name, and put in place when it is whole.
+    give wrong answers. A cache is therefore named by the SHA-256 of the model's file,
+    with a digest of the runtime's version and the processor's kind, and used only if
+    its own SHA-256 is the one recorded beside it. It is made under another name, and
+    put in place when it is whole.
 
     Args:
         content: the bytes of the model's file.
@@ -34,9 +38,8 @@ def with_cache(
         What `compile_with` returns.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    version = importlib.metadata.version("ai-edge-litert")
     model = hashlib.sha256(content).hexdigest()
-    cache = folder / f"{model}-{version}.xnnpack"
+    cache = folder / f"{model}-{_packer()}.xnnpack"
     record = cache.with_suffix(".sha256")
     if _is_whole(cache, record):
         return compile_with(cache)
@@ -51,6 +54,16 @@ def with_cache(
     finally:
         made.unlink(missing_ok=True)
     return compiled
+
+
+def _packer() -> str:
+    """A digest of what decides how weights are packed."""
+    version = importlib.metadata.version("ai-edge-litert")
+    # The instructions of this processor, for which XNNPACK chooses its kernels.
+    extensions: Any = np.show_config(mode="dicts")
+    found = extensions.get("SIMD Extensions", {})
+    words = [version, platform.machine(), *found.get("found", [])]
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]
 
 
 def _is_whole(cache: Path, record: Path) -> bool:
