@@ -7,9 +7,9 @@ import keras
 import pytest
 from typer.testing import CliRunner
 
-from keras_metaformer.benchmark import forms, turns
-from keras_metaformer.benchmark.forms import FORMS, Job
-from keras_metaformer.cli import app
+from keras_metaformer_lite.benchmark import forms, turns
+from keras_metaformer_lite.benchmark.forms import FORMS, Job
+from keras_metaformer_lite.cli import app
 from tests.small_models import build_small
 
 BACKEND = keras.backend.backend()
