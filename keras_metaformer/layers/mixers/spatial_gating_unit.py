@@ -7,11 +7,8 @@ from keras import ops
 
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
-    flatten_tokens,
-    unflatten_tokens,
-)
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import flatten_tokens, unflatten_tokens
 from keras_metaformer.layers.validation import static_size
 
 

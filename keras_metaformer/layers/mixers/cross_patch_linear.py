@@ -3,9 +3,7 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
-)
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
 from keras_metaformer.layers.validation import static_size
 
 

@@ -2,11 +2,9 @@
 
 import keras
 
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.factories import make_activation
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
-)
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
 from keras_metaformer.layers.validation import static_size
 
 
