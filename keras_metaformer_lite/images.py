@@ -300,11 +300,12 @@ class EvaluationTransform:
         """
         from PIL import Image
 
-        if isinstance(image, (list, tuple)) or getattr(image, "ndim", 3) == 4:
-            images: Any = image
-            if not len(images):
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            image = list(image)
+        if isinstance(image, (list, tuple)):
+            if not image:
                 raise ImageError("Expected at least one image. Received: none")
-            return np.stack([self(one, normalise) for one in images])
+            return np.stack([self(one, normalise) for one in image])
         if isinstance(image, (str, os.PathLike)):
             image = load_image(image)
         if isinstance(image, np.ndarray):
