@@ -646,7 +646,7 @@ def build_loss(recipe: Recipe, model: Any):
     """The loss on the targets that the training loader makes.
 
     Those are soft, `(batch, classes)`: mixed, and smoothed by `recipe.label_smoothing`,
-    so that the loss itself smooths nothing, and its value on a validation set is that of
+    so that the loss smooths nothing, and its value on a validation set is that of
     the plain labels. Whether the model gives logits or probabilities is seen from its
     last layer.
 
