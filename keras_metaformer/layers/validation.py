@@ -12,6 +12,13 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def check_rate(name: str, rate) -> float:
+    """`rate` as a float in [0, 1), or a ValueError that names the argument."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={rate!r}")
+    return float(rate)
+
+
 def static_size(layer: str, input_shape) -> tuple[int, int]:
     """Height and width of a `(batch, height, width, channels)` shape.
 
