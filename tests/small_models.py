@@ -9,7 +9,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.models import families
-from keras_metaformer.models.arguments import ImageFormat
+from keras_metaformer.models.arguments import IMAGES
 from keras_metaformer.models.builder import Builder
 from keras_metaformer.models.families import define_variant
 from keras_metaformer.models.ffnet import FFNET
@@ -62,7 +62,7 @@ _NARROW: dict[Any, dict[str, Any]] = {
 
 def build(builder: Builder, **arguments: Any) -> keras.Model:
     """A model without weights, by a builder that need not be public."""
-    return builder.build(builder.arguments(**arguments), ImageFormat())
+    return builder.build(builder.arguments(**arguments), IMAGES)
 
 
 def metaformer(mixer: Any = "pooling", **arguments: Any) -> keras.Model:

@@ -8,7 +8,7 @@ import keras
 from keras_metaformer.layers.mixers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
-from keras_metaformer.models.arguments import ImageFormat
+from keras_metaformer.models.arguments import IMAGES
 from keras_metaformer.models.ffnet import FFNetArguments, build_ffnet
 from keras_metaformer.models.metaformer import IsotropicMetaFormer, MetaFormer
 
@@ -89,7 +89,7 @@ def _ffnet(seed: int, **arguments: Any) -> keras.Model:
         seed=seed,
         **arguments,
     )
-    return build_ffnet(ffnet, ImageFormat())
+    return build_ffnet(ffnet, IMAGES)
 
 
 #: By the demo's name: what it is called in text, and what builds it.

@@ -11,26 +11,12 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers.validation import check_rate, positive_integer
+from keras_metaformer.layers.validation import positive_integer, rate_below_one
+from keras_metaformer_lite.images import EvaluationTransform
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADS = ("linear", "mlp")
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageFormat:
-    """The images that a model is for.
-
-    Attributes:
-        size: height and width where no input shape is given, in pixels.
-        mean: of the pixels 0..1, per channel; subtracted by `include_preprocessing`.
-        std: likewise the standard deviation, divided by.
-    """
-
-    size: int = 224
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+#: How images come into a model for which nothing else is said.
+IMAGES = EvaluationTransform(224)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +140,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         for name in ("stochastic_depth_rate", "head_dropout"):
-            check_rate(name, getattr(self, name))
+            rate_below_one(name, getattr(self, name))
         if isinstance(self.norm_epsilon, (list, tuple)) or not self.norm_epsilon > 0:
             raise ValueError(
                 "`norm_epsilon` must be one positive number for all norms. "

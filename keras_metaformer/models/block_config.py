@@ -10,7 +10,7 @@ from keras_metaformer.blocks import MetaFormerBlock, ResidualBranch
 from keras_metaformer.blocks.residual_branch import check_residual_scaling
 from keras_metaformer.layers.mixers.table import make_channel_mixer, make_token_mixer
 from keras_metaformer.layers.norms.table import make_norm
-from keras_metaformer.layers.validation import check_rate, positive_integer
+from keras_metaformer.layers.validation import positive_integer, rate_below_one
 from keras_metaformer.models.arguments import ModelOptions
 
 Config = TypeVar("Config")
@@ -69,7 +69,7 @@ class BlockConfig:
 
     def __post_init__(self) -> None:
         check_residual_scaling(self.residual_scaling)
-        check_rate("mlp_dropout", self.mlp_dropout)
+        rate_below_one("mlp_dropout", self.mlp_dropout)
 
     def build(
         self, name: str, position: int, depth_rate: float, options: ModelOptions

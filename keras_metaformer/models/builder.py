@@ -12,9 +12,10 @@ from typing import Any, Generic, ParamSpec
 
 import keras
 
-from keras_metaformer.models.arguments import ImageFormat, ModelArguments
+from keras_metaformer.models.arguments import ModelArguments
 from keras_metaformer.models.keywords import bind
 from keras_metaformer.models.pyramid_model import PyramidModel
+from keras_metaformer_lite.images import EvaluationTransform
 
 P = ParamSpec("P")
 
@@ -24,13 +25,15 @@ class Builder(Generic[P]):
     """What makes the models of a family.
 
     Attributes:
-        build: makes the graph, with fresh weights.
+        build: makes the graph, with fresh weights, of its arguments and of the images
+            that the model is for: their resolution counts where no shape is given,
+            their mean and standard deviation where the model normalises.
         arguments: the dataclass that `build` takes.
         constructor_arguments: the dataclass whose fields are the arguments of a named
             model's constructor, in their order.
     """
 
-    build: Callable[[Any, ImageFormat], PyramidModel]
+    build: Callable[[Any, EvaluationTransform], PyramidModel]
     arguments: type[ModelArguments]
     constructor_arguments: Callable[P, Any]
 

@@ -1,5 +1,6 @@
 """From the image to the first layer, and from the last map to the model."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -8,8 +9,10 @@ from keras_metaformer.layers.activations.squared_relu import SquaredReLU
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.norms.table import make_norm
-from keras_metaformer.models.arguments import ImageFormat, ModelArguments
+from keras_metaformer.models.arguments import ModelArguments
 from keras_metaformer.models.pyramid_model import PyramidModel
+from keras_metaformer_lite.description import ImageDescription
+from keras_metaformer_lite.images import EvaluationTransform
 
 _MLP_HEAD_RATIO = 4
 # PyTorch's default, which the official MLP head keeps (its other norms have 1e-6).
@@ -17,7 +20,10 @@ _MLP_HEAD_EPSILON = 1e-5
 
 
 def image_input(
-    arguments: ModelArguments, images: ImageFormat, minimum_size: int, fixed_size: bool
+    arguments: ModelArguments,
+    images: EvaluationTransform,
+    minimum_size: int,
+    fixed_size: bool,
 ) -> tuple[Any, Any]:
     """The symbolic image `(batch, height, width, channels)`, and what is made of it.
 
@@ -45,7 +51,7 @@ def image_input(
             )
     else:
         if shape is None and tensor is None:
-            size = images.size if arguments.include_top or fixed_size else None
+            size = images.resolution if arguments.include_top or fixed_size else None
             shape = (size, size, 3)
         image = keras.layers.Input(shape=shape, tensor=tensor, name="image")
     _check_image(image, minimum_size)
@@ -89,7 +95,9 @@ def _check_image(image: Any, minimum_size: int) -> None:
             )
 
 
-def finish(arguments: ModelArguments, image: Any, features: Any) -> PyramidModel:
+def finish(
+    arguments: ModelArguments, images: EvaluationTransform, image: Any, features: Any
+) -> PyramidModel:
     """Norm, pooling and head on the last map, and the model around them."""
     norm = make_norm(arguments.output_norm, epsilon=arguments.norm_epsilon)
     norm.name = "output_norm"
@@ -110,7 +118,50 @@ def finish(arguments: ModelArguments, image: Any, features: Any) -> PyramidModel
         inputs = keras.utils.get_source_inputs(image)
         # Keras warns if a model of `[input]` is called with a bare tensor.
         inputs = inputs[0] if len(inputs) == 1 else inputs
-    return PyramidModel(inputs=inputs, outputs=x, name=arguments.name)
+    model = PyramidModel(inputs=inputs, outputs=x, name=arguments.name)
+    if image.shape[1] is not None:
+        transform = EvaluationTransform(
+            image.shape[1], mean=images.mean, std=images.std
+        )
+        describe_images(model, arguments, transform)
+    return model
+
+
+def describe_images(
+    model: PyramidModel,
+    arguments: ModelArguments,
+    transform: EvaluationTransform,
+    class_names: str | None = None,
+) -> None:
+    """Write into a model what it knows of its images.
+
+    A model that is not for square RGB images is left alone, and so is one whose
+    `input_tensor` was made of something else.
+
+    Args:
+        model: made with these arguments.
+        arguments: of the model.
+        transform: of its images; its resolution counts where the model takes any.
+        class_names: a list of `keras_metaformer_lite.classes`, or None.
+    """
+    tensor = arguments.input_tensor
+    if tensor is not None and (len(model.inputs) != 1 or model.inputs[0] is not tensor):
+        return
+    shapes = model.input_shape
+    height, width = (side or transform.resolution for side in shapes[1:3])
+    if height != width or shapes[3] != 3:
+        return
+    output = "features"
+    if arguments.include_top:
+        activation = keras.activations.get(arguments.classifier_activation)
+        is_linear = activation is keras.activations.linear
+        output = "logits" if is_linear else "probabilities"
+    model.image_description = ImageDescription(
+        dataclasses.replace(transform, resolution=height),
+        includes_preprocessing=arguments.include_preprocessing,
+        output=output,
+        class_names=class_names if arguments.include_top else None,
+    )
 
 
 def _head(arguments: ModelArguments, x: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any, Generic
 
 import keras
 
-from keras_metaformer.models.arguments import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 from keras_metaformer.models.builder import (
     Builder,
     P,
@@ -16,10 +15,17 @@ from keras_metaformer.models.builder import (
     dtype_policy,
     signature_of,
 )
+from keras_metaformer.models.classifier import describe_images
 from keras_metaformer.models.keywords import bind, check_keywords
 from keras_metaformer.models.pyramid_model import PyramidModel
+from keras_metaformer_lite.classes import dataset_of
+from keras_metaformer_lite.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    EvaluationTransform,
+)
 from keras_metaformer_lite.names import find_model_name
-from keras_metaformer_lite.weights.catalogue import default_tag
+from keras_metaformer_lite.weights.catalogue import default_tag, find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +51,8 @@ class Family(Generic[P]):
     builder: Builder[P]
     sizes: dict[str, dict[str, Any]]
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,37 +118,46 @@ def define_variant(
         ValueError: if the name is taken.
     """
     title, builder = f"{family.title}{size}", family.builder
+    tag = default_tag(title)
+    published_by_default = find(title, tag) if tag else None
+    unpublished = EvaluationTransform(resolution, mean=family.mean, std=family.std)
     if title in _VARIANTS:
         raise ValueError(f"Model {title!r} is defined twice.")
     made_of = {**family.defaults, **family.sizes[size]}
     check_keywords(title, made_of, inspect.signature(builder.arguments).parameters)
-    defaults = {"weights": default_tag(title), "name": snake_case(title), **made_of}
+    defaults = {"weights": tag, "name": snake_case(title), **made_of}
     signature = signature_of(builder.constructor_arguments, **defaults)
 
     def constructor(*args: Any, **kwargs: Any) -> PyramidModel:
         given = bind(title, signature, args, kwargs)
-        # Weights sit above this floor, and know it through the registry only.
+        # Weights sit above this floor, and know it through `get` only.
         from keras_metaformer.weights import loading
 
         source = given.pop("source", "auto")
         weights = given.get("weights", defaults["weights"])
         pretrained = loading.resolve(title, weights, source)
-        published = {
-            name: pretrained.preferred(name, None) for name in ("activation", "classes")
-        }
-        published = {name: value for name, value in published.items() if value}
-        arguments = builder.arguments(**{**defaults, **published, **given})
-        images = ImageFormat(
-            pretrained.preferred("resolution", resolution),
-            pretrained.preferred("mean", family.mean),
-            pretrained.preferred("std", family.std),
-        )
+        row = pretrained.checkpoint
+        wanted: dict[str, Any] = {}
+        if row:
+            wanted["classes"] = row.classes
+            if row.activation:
+                wanted["activation"] = row.activation
+        arguments = builder.arguments(**{**defaults, **wanted, **given})
+        images = row.transform if row else unpublished
 
         def make() -> PyramidModel:
             with dtype_policy(arguments.dtype):
                 return builder.build(arguments, images)
 
-        return pretrained.build(make, arguments.token_interpolation)
+        model = pretrained.build(make, arguments.token_interpolation)
+        # Of weights that are not published, the nearest to be known is how the
+        # published ones are evaluated.
+        evaluated = row or published_by_default
+        if evaluated:
+            is_whole = row and row.classes == arguments.classes
+            names = dataset_of(evaluated.classes) if is_whole else None
+            describe_images(model, arguments, evaluated.transform, names)
+        return model
 
     constructor.__name__ = constructor.__qualname__ = title
     constructor.__module__ = f"keras_metaformer.applications.{family.module}"

@@ -22,7 +22,6 @@ from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import (
     ConstructorArguments,
-    ImageFormat,
     ModelArguments,
     ModelOptions,
 )
@@ -36,6 +35,7 @@ from keras_metaformer.models.builder import Builder
 from keras_metaformer.models.classifier import finish, image_input
 from keras_metaformer.models.metaformer import Stages
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
+from keras_metaformer_lite.images import EvaluationTransform
 
 _STEM: Any = {"kernel_size": 3, "strides": 2, "padding": 1}
 
@@ -154,12 +154,12 @@ class _FFNetConstructorArguments(FFNetOptions, ConstructorArguments):
     pass
 
 
-def build_ffnet(arguments: FFNetArguments, images: ImageFormat) -> PyramidModel:
+def build_ffnet(arguments: FFNetArguments, images: EvaluationTransform) -> PyramidModel:
     """The graph of an FFNet, with fresh weights.
 
     Args:
         arguments: what the model is made of.
-        images: what it is for, where the arguments do not say it.
+        images: what it is for where the arguments do not say it.
 
     Returns:
         The model. Layers are named `stem_0`, `stem_1`, `stage_S_downsampling`,
@@ -186,7 +186,7 @@ def build_ffnet(arguments: FFNetArguments, images: ImageFormat) -> PyramidModel:
             x = block(x)
             position += 1
         x = StageOutput(name=f"stage_{stage}")(x)
-    return finish(arguments, image, x)
+    return finish(arguments, images, image, x)
 
 
 def _stem_convolution(

@@ -9,8 +9,8 @@ from keras_metaformer.blocks.downsampling import Downsampling
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.arguments import (
+    IMAGES,
     ConstructorArguments,
-    ImageFormat,
     ModelArguments,
     ModelOptions,
 )
@@ -23,6 +23,7 @@ from keras_metaformer.models.block_config import (
 from keras_metaformer.models.builder import Builder, builder_function
 from keras_metaformer.models.classifier import finish, image_input
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
+from keras_metaformer_lite.images import EvaluationTransform
 
 # Between stages: a 3x3 convolution of stride 2, one pixel of padding on every side.
 _DOWNSAMPLING: Any = {"kernel_size": 3, "strides": 2, "padding": 1}
@@ -109,13 +110,13 @@ class _MetaFormerConstructorArguments(MetaFormerOptions, ConstructorArguments):
 
 
 def build_metaformer(
-    arguments: MetaFormerArguments, images: ImageFormat
+    arguments: MetaFormerArguments, images: EvaluationTransform
 ) -> PyramidModel:
     """The graph of a hierarchical MetaFormer, with fresh weights.
 
     Args:
         arguments: what the model is made of.
-        images: what it is for, where the arguments do not say it.
+        images: what it is for where the arguments do not say it.
 
     Returns:
         The model. Layers are named `stem`, `stage_S_downsampling`, `stage_S_block_B`,
@@ -137,7 +138,7 @@ def build_metaformer(
             x = block(x)
             position += 1
         x = StageOutput(name=arguments.names.stage.format(stage=stage))(x)
-    return finish(arguments, image, x)
+    return finish(arguments, images, image, x)
 
 
 def _downsampling(arguments: MetaFormerArguments, stage: int) -> Downsampling:
@@ -200,7 +201,7 @@ def MetaFormer(arguments: MetaFormerArguments) -> PyramidModel:
           https://arxiv.org/abs/2111.11418
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
-    return build_metaformer(arguments, ImageFormat())
+    return build_metaformer(arguments, IMAGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,12 +272,14 @@ class _IsotropicConstructorArguments(IsotropicOptions, ConstructorArguments):
     mixer: Any = dataclasses.field(default="self_attention", kw_only=True)
 
 
-def build_isotropic(arguments: IsotropicArguments, images: ImageFormat) -> PyramidModel:
+def build_isotropic(
+    arguments: IsotropicArguments, images: EvaluationTransform
+) -> PyramidModel:
     """The graph of an isotropic MetaFormer, with fresh weights.
 
     Args:
         arguments: what the model is made of.
-        images: what it is for, where the arguments do not say it.
+        images: what it is for where the arguments do not say it.
 
     Returns:
         The model. Layers are named `patch_embedding`, `block_B`, `blocks` (their end),
@@ -315,4 +318,4 @@ def IsotropicMetaFormer(arguments: IsotropicArguments) -> PyramidModel:
         - MLP-Mixer: An all-MLP Architecture for Vision,
           https://arxiv.org/abs/2105.01601
     """
-    return build_isotropic(arguments, ImageFormat())
+    return build_isotropic(arguments, IMAGES)

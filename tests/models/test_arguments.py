@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -126,7 +127,7 @@ class TestActivations:
     def test_they_are_saved_and_loaded(self, tmp_path):
         model = metaformer("separable_convolution", activation="silu")
         model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_array_equal(to_numpy(loaded(IMAGES)), to_numpy(model(IMAGES)))
 
     @ONCE

@@ -59,9 +59,13 @@ def convolution(x, kernel, strides=1, padding=0):
     return y
 
 
-def depthwise_convolution(x, kernel, strides=1):
+def depthwise_convolution(x, kernel, strides=1, dilation_rate=1):
     """Kernel `(size, size, channels, multiplier)`, padded by half of it."""
     size, _, channels, multiplier = kernel.shape
+    if dilation_rate > 1:
+        size = (size - 1) * dilation_rate + 1
+        taps, kernel = kernel, np.zeros((size, size, channels, multiplier))
+        kernel[::dilation_rate, ::dilation_rate] = taps
     dense = np.zeros((size, size, channels, channels * multiplier))
     for channel in range(channels):
         for copy in range(multiplier):
@@ -84,8 +88,8 @@ def self_attention(x, qkv, qkv_bias, projection, projection_bias, head_dim):
     batch, height, width, channels = x.shape
     tokens = x.reshape(batch, height * width, channels)
     query, key, value = np.split(tokens @ qkv + qkv_bias, 3, axis=-1)
-    y = np.empty_like(tokens)
-    for start in range(0, channels, head_dim):
+    y = np.empty_like(query)
+    for start in range(0, query.shape[-1], head_dim):
         head = slice(start, start + head_dim)
         logits = query[..., head] @ key[..., head].swapaxes(1, 2)
         y[..., head] = softmax(logits / math.sqrt(head_dim)) @ value[..., head]

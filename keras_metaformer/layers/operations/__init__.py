@@ -122,7 +122,9 @@ def average_pool(inputs: Any, size: int) -> Any:
     return outputs
 
 
-def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+def depthwise_convolution(
+    inputs: Any, kernel: Any, strides: int, dilation_rate: int = 1
+) -> Any:
     """Depthwise convolution, padded by half the kernel on every side.
 
     On CPUs JAX, and TensorFlow under XLA, add up shifted maps, with gradients of their
@@ -132,12 +134,17 @@ def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
         inputs: float tensor `(batch, height, width, channels)`.
         kernel: float tensor `(size, size, channels, depth_multiplier)`, size odd.
         strides: int. Step in both directions, in pixels.
+        dilation_rate: int. Distance of the taps, in pixels; 1 unless `strides` is.
 
     Returns:
         Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
         sizes rounded up, of the inputs' dtype.
     """
     kernel = ops.convert_to_tensor(kernel, inputs.dtype)
+    if dilation_rate > 1:
+        return ops.depthwise_conv(
+            inputs, kernel, padding="same", dilation_rate=dilation_rate
+        )
     outputs = _fast("depthwise_convolution", inputs, kernel, strides)
     if outputs is not None:
         return outputs
