@@ -6,6 +6,7 @@ same model with what Keras offers gets the graph made here: `DepthwiseConv2D`, `
 graph, which also shows every matrix product of the model (`matrix_products.py`).
 """
 
+import math
 from typing import Any
 
 import keras
@@ -149,10 +150,13 @@ def _(layer: Any, x: Any) -> Any:
 
 @_RULES.register(DepthwiseConvolution)
 def _(layer: Any, x: Any) -> Any:
+    is_sequence = len(x.shape) == 3
     if layer.strides > 1:  # Keras' "same" would pad the two sides differently.
         half = layer.kernel_size // 2
-        x = keras.layers.ZeroPadding2D(half, dtype=layer.dtype_policy)(x)
-    convolution = keras.layers.DepthwiseConv2D(
+        pad = keras.layers.ZeroPadding1D if is_sequence else keras.layers.ZeroPadding2D
+        x = pad(half, dtype=layer.dtype_policy)(x)
+    kind = keras.layers.DepthwiseConv1D if is_sequence else keras.layers.DepthwiseConv2D
+    convolution = kind(
         layer.kernel_size,
         layer.strides,
         padding="same" if layer.strides == 1 else "valid",
@@ -198,34 +202,36 @@ def _(layer: Any, x: Any) -> Any:
 
 @_RULES.register(SelfAttentionMixer)
 def _(layer: Any, x: Any) -> Any:
-    _, height, width, channels = x.shape
+    _, *sizes, channels = x.shape
     heads = channels // layer.head_dim
     qkv = ops.reshape(
-        stock(layer.qkv, x), (-1, height * width, 3 * heads, layer.head_dim)
+        stock(layer.qkv, x), (-1, math.prod(sizes), 3 * heads, layer.head_dim)
     )
     parts: Any = ops.split(qkv, 3, axis=2)
     mixed = ops.dot_product_attention(*parts)
-    mixed = ops.reshape(mixed, (-1, height, width, channels))
+    mixed = ops.reshape(mixed, (-1, *sizes, channels))
     return stock(layer.output_projection, mixed)
 
 
 @_RULES.register(PoolingMixer)
 def _(layer: Any, x: Any) -> Any:
-    pooling = keras.layers.AveragePooling2D(
-        layer.pool_size, 1, "same", dtype=layer.dtype_policy
+    is_sequence = len(x.shape) == 3
+    kind = (
+        keras.layers.AveragePooling1D if is_sequence else keras.layers.AveragePooling2D
     )
+    pooling = kind(layer.pool_size, 1, "same", dtype=layer.dtype_policy)
     return pooling(x) - x
 
 
 def _flat(x: Any) -> Any:
-    return ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
+    return ops.reshape(x, (-1, math.prod(x.shape[1:-1]), x.shape[-1]))
 
 
 @_RULES.register(RandomMixer)
 def _(layer: Any, x: Any) -> Any:
     mixing = keras.layers.EinsumDense(
         "btc,tu->buc",
-        (x.shape[1] * x.shape[2], x.shape[3]),
+        (math.prod(x.shape[1:-1]), x.shape[-1]),
         trainable=False,
         dtype=layer.dtype_policy,
     )
@@ -259,8 +265,8 @@ def _(layer: Any, x: Any) -> Any:
 
 
 def _heads(x: Any, heads: int) -> Any:
-    _, height, width, channels = x.shape
-    split = ops.reshape(x, (-1, height * width, heads, channels // heads))
+    _, *sizes, channels = x.shape
+    split = ops.reshape(x, (-1, math.prod(sizes), heads, channels // heads))
     return ops.transpose(split, (0, 2, 1, 3))
 
 

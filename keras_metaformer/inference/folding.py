@@ -244,8 +244,8 @@ def _fold_reparameterizable_depthwise(
         scale, offset = scale_and_offset(branch.norm)
         part = _scaled(branch.linear, _kernel(branch), scale)
         border = (layer.kernel_size - len(part)) // 2
-        sides = (border, border)
-        kernel = kernel + np.pad(part, (sides, sides, (0, 0), (0, 0)))
+        sides = ((border, border),) * (part.ndim - 2)
+        kernel = kernel + np.pad(part, (*sides, (0, 0), (0, 0)))
         bias = bias + offset
     return _linear(layer.large.linear, layer.name, input_shape, kernel, bias)
 

@@ -1,11 +1,11 @@
 """The cross-patch linear token mixer of ResMLP."""
 
+import math
+
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
-)
+from keras_metaformer.layers.token_linear import TokenLinear, grid_of
 from keras_metaformer.layers.validation import static_size
 
 
@@ -20,13 +20,14 @@ class CrossPatchLinear(Composite):
     (1, 7, 7, 8)
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: when built for an unknown height or width.
+        ValueError: when built for an unknown height or width, or number of tokens.
 
     Reference:
         - ResMLP: Feedforward networks for image classification with data-efficient
@@ -37,12 +38,11 @@ class CrossPatchLinear(Composite):
     needs_static_size = True
 
     def build(self, input_shape):
-        grid = static_size("CrossPatchLinear", input_shape)
-        tokens = grid[0] * grid[1]
+        sizes = static_size("CrossPatchLinear", input_shape)
         self.linear = TokenLinear(
-            tokens,
-            input_grid=grid,
-            output_grid=grid,
+            math.prod(sizes),
+            input_grid=grid_of(sizes),
+            output_grid=grid_of(sizes),
             dtype=self.dtype_policy,
         )
         super().build(input_shape)

@@ -3,7 +3,7 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import map_or_sequence, positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -12,7 +12,8 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
     stride `s`, depth multiplier `m` and padding `p = kernel_size // 2` on every side,
-    as in PyTorch (Keras' "same" pads otherwise where the stride is 2).
+    as in PyTorch (Keras' "same" pads otherwise where the stride is 2). For sequences
+    the kernels are of one dimension.
 
     Example:
 
@@ -21,22 +22,26 @@ class DepthwiseConvolution(keras.layers.Layer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Height and width of the kernels, in pixels.
-        strides: int. Step in both directions, in pixels.
+        kernel_size: odd int. Height and width of the kernels, in pixels; for sequences
+            their length in tokens.
+        strides: int. Step in all directions, in pixels or tokens.
         depth_multiplier: int. Output channels for each input channel.
         use_bias: bool. Whether to add a learned bias per output channel.
         kernel_initializer: initializer of the kernels.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
 
     Returns:
         Tensor `(batch, height // strides, width // strides, channels *
-        depth_multiplier)`, sizes rounded up, in the layer's compute dtype.
+        depth_multiplier)` or `(batch, tokens // strides, channels * depth_multiplier)`,
+        sizes rounded up, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is even or an argument is not positive.
+        ValueError: if `kernel_size` is even, an argument is not positive, or when built
+            for neither a map nor a sequence.
     """
 
     makes_own_output = True
@@ -64,10 +69,11 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        size = self.kernel_size
+        sizes = map_or_sequence("DepthwiseConvolution", input_shape)
+        area = (self.kernel_size,) * len(sizes)
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(size, size, channels, self.depth_multiplier),
+            shape=(*area, channels, self.depth_multiplier),
             initializer=self.kernel_initializer,
         )
         if self.use_bias:
@@ -83,13 +89,9 @@ class DepthwiseConvolution(keras.layers.Layer):
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
-        batch, height, width, channels = input_shape
-        return (
-            batch,
-            None if height is None else -(-height // self.strides),
-            None if width is None else -(-width // self.strides),
-            channels * self.depth_multiplier,
-        )
+        batch, *sizes, channels = input_shape
+        strided = (None if size is None else -(-size // self.strides) for size in sizes)
+        return (batch, *strided, channels * self.depth_multiplier)
 
     def get_config(self):
         config = super().get_config()

@@ -1,5 +1,6 @@
 """The self-attention token mixer of CAFormer."""
 
+import math
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from keras_metaformer.layers.validation import positive_integer
 class SelfAttentionMixer(LayerWithParts):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
-    Every position of the map is a token. Queries, keys and values come from one linear
+    Every position of a map is a token. Queries, keys and values come from one linear
     layer; there is no positional encoding.
 
     Example:
@@ -31,7 +32,8 @@ class SelfAttentionMixer(LayerWithParts):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
@@ -75,15 +77,15 @@ class SelfAttentionMixer(LayerWithParts):
         )
 
     def call(self, inputs):
-        height, width = ops.shape(inputs)[1:3]
+        sizes = ops.shape(inputs)[1:-1]
         channels = inputs.shape[-1]
         heads = channels // self.head_dim
         qkv = call_inner(self, self.qkv, inputs)
-        qkv = ops.reshape(qkv, (-1, height * width, 3 * heads, self.head_dim))
+        qkv = ops.reshape(qkv, (-1, math.prod(sizes), 3 * heads, self.head_dim))
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
         mixed = operations.attention(query, key, value)
-        mixed = ops.reshape(mixed, (-1, height, width, channels))
+        mixed = ops.reshape(mixed, (-1, *sizes, channels))
         return call_inner(self, self.output_projection, mixed)
 
     def compute_output_shape(self, input_shape):

@@ -1,12 +1,12 @@
 """The token-mixing MLP of MLP-Mixer."""
 
+import math
+
 import keras
 
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.factories import make_activation
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
-)
+from keras_metaformer.layers.token_linear import TokenLinear, grid_of
 from keras_metaformer.layers.validation import static_size
 
 
@@ -22,19 +22,21 @@ class TokenMLP(Composite):
 
     Args:
         ratio: float. Hidden tokens for each *channel* of the input, as MLP-Mixer
-            counts.
+            counts, or for each token.
         activation: name, layer, layer class or zero-argument factory.
+        ratio_of: `"channels"` or `"tokens"`. What `ratio` multiplies.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `ratio` gives no hidden token, or when built for an unknown
-            height or width.
+        ValueError: if `ratio` gives no hidden token, `ratio_of` is neither of the two,
+            or when built for an unknown height or width, or number of tokens.
 
     Reference:
         - MLP-Mixer: An all-MLP Architecture for Vision,
@@ -44,21 +46,28 @@ class TokenMLP(Composite):
     #: Tells a builder to ask for a known height and width even without the top.
     needs_static_size = True
 
-    def __init__(self, ratio=0.5, activation="gelu", **kwargs):
+    def __init__(self, ratio=0.5, activation="gelu", ratio_of="channels", **kwargs):
         super().__init__(**kwargs)
         if ratio <= 0:
             raise ValueError(f"`ratio` must be positive. Received: ratio={ratio}")
+        if ratio_of not in ("channels", "tokens"):
+            raise ValueError(
+                "`ratio_of` must be 'channels' or 'tokens'. "
+                f"Received: ratio_of={ratio_of!r}"
+            )
         self.ratio = ratio
+        self.ratio_of = ratio_of
         self.activation = make_activation(activation, self.dtype_policy)
 
     def build(self, input_shape):
-        grid = static_size("TokenMLP", input_shape)
-        tokens, channels = grid[0] * grid[1], input_shape[-1]
-        hidden = int(self.ratio * channels)
+        sizes = static_size("TokenMLP", input_shape)
+        tokens, grid = math.prod(sizes), grid_of(sizes)
+        of = tokens if self.ratio_of == "tokens" else input_shape[-1]
+        hidden = int(self.ratio * of)
         if hidden < 1:
             raise ValueError(
-                "`ratio` times the channels must give at least one hidden token. "
-                f"Received: ratio={self.ratio}, channels={channels}"
+                f"`ratio` times the {self.ratio_of} must give at least one hidden "
+                f"token. Received: ratio={self.ratio}, {self.ratio_of}={of}"
             )
         self.expand = TokenLinear(hidden, input_grid=grid, dtype=self.dtype_policy)
         self.project = TokenLinear(tokens, output_grid=grid, dtype=self.dtype_policy)
@@ -72,5 +81,6 @@ class TokenMLP(Composite):
         config.update(
             ratio=self.ratio,
             activation=keras.saving.serialize_keras_object(self.activation),
+            ratio_of=self.ratio_of,
         )
         return config

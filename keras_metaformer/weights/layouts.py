@@ -25,12 +25,17 @@ def from_pytorch(slot: WeightSlot, array: np.ndarray) -> np.ndarray | None:
                 array = array[:, :, 0, 0]
             return array.T
         case DepthwiseConvolution():
-            # (channels * multiplier, 1, k, k) -> (k, k, channels, multiplier)
+            # (channels * multiplier, 1, k, k) -> (k, k, channels, multiplier), and
+            # (channels * multiplier, 1, k) -> (k, channels, multiplier)
             multiplier = slot.layer.depth_multiplier
-            if array.ndim != 4 or array.shape[1] != 1 or array.shape[0] % multiplier:
+            if (
+                array.ndim != len(slot.variable.shape)
+                or array.shape[1] != 1
+                or array.shape[0] % multiplier
+            ):
                 return None
             split = array.reshape(-1, multiplier, *array.shape[2:])
-            return split.transpose(2, 3, 0, 1)
+            return np.moveaxis(split, (0, 1), (-2, -1))
         case keras.layers.Conv2D():
             return array.transpose(2, 3, 1, 0) if array.ndim == 4 else None
         case _:
@@ -70,8 +75,8 @@ def to_pytorch(
             array = array.T
             return array[:, :, None, None] if as_convolution else array
         case DepthwiseConvolution():
-            size = array.shape[:2]
-            return array.transpose(2, 3, 0, 1).reshape(-1, 1, *size)
+            size = array.shape[:-2]
+            return np.moveaxis(array, (-2, -1), (0, 1)).reshape(-1, 1, *size)
         case keras.layers.Conv2D():
             return array.transpose(3, 2, 0, 1)
         case _:
