@@ -176,9 +176,11 @@ def _imported_with_the_package() -> dict[str, Path]:
 @pytest.mark.backend_independent
 def test_heavy_libraries_are_imported_inside_functions():
     modules = _imported_with_the_package()
-    assert {"layers.star_relu", "models.variant", "weights.files.readers"} <= set(
-        modules
-    )
+    assert {
+        "layers.activations.star_relu",
+        "models.variant",
+        "weights.files.readers",
+    } <= set(modules)
     wrong = [
         (module, name)
         for module, path in modules.items()
@@ -256,7 +258,7 @@ def saved_model(tmp_path_factory):
     "imports",
     [
         "import keras, keras_metaformer",
-        "from keras_metaformer.layers.star_relu import StarReLU; import keras",
+        "import keras_metaformer.layers.activations.star_relu, keras",
     ],
 )
 def test_keras_finds_the_classes_of_saved_models(imports, saved_model):

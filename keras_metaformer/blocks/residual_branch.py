@@ -3,8 +3,8 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite, deserialize_parts
-from keras_metaformer.layers.layer_scale import LayerScale
-from keras_metaformer.layers.res_scale import ResScale
+from keras_metaformer.layers.scales.layer_scale import LayerScale
+from keras_metaformer.layers.scales.res_scale import ResScale
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 
 #: Which branches carry a learned scale: (identity branch, transforming branch).

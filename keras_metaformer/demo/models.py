@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers.separable_convolution_mixer import (
+from keras_metaformer.layers.mixers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
 from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet

@@ -4,8 +4,8 @@ import keras
 
 from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.norms.table import make_norm
 
 _EPSILON = 1e-5
 # What `keras_metaformer.fold` can merge with a batch norm.

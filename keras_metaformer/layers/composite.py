@@ -2,18 +2,17 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import keras
 
 from keras_metaformer.layers import operations
+from keras_metaformer.layers.activations.star_relu import StarReLU
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
-from keras_metaformer.layers.star_relu import StarReLU
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
-from keras_metaformer.layers.token_linear import flatten_tokens, unflatten_tokens
+from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 
 #: What may be changed on a part after it was made, with the value that a new one has.
 _DEFAULTS = {"quantization_config": None, "lora_rank": None, "lora_alpha": None}
@@ -318,7 +317,7 @@ class Shapes(Run):
 
     def over_tokens(self, x, *layers):
         batch, *sizes, channels = x
-        tokens = self(_Shape((batch, math.prod(sizes), channels)), *layers)
+        tokens = self(_Shape((batch, token_count(sizes), channels)), *layers)
         return _Shape((batch, *sizes, tokens[-1]))
 
 

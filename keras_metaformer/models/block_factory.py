@@ -5,21 +5,10 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.blocks import ChannelMLP, MetaFormerBlock, ResidualBranch
-from keras_metaformer.layers import ConvNeXtChannelMixer
-from keras_metaformer.layers.factories import LayerFactory, make_layer, make_norm
-from keras_metaformer.layers.mixers import make_mixer
-
-# As with the token mixers, each factory takes what its layer has a use for.
-CHANNEL_MIXERS: dict[str, LayerFactory] = {
-    "mlp": ChannelMLP,
-    "convnext": lambda dtype, ratio, activation, **_: ConvNeXtChannelMixer(
-        # The layer refuses a fraction; 4.0, the default of an MLP, is none.
-        ratio=int(ratio) if ratio == int(ratio) else ratio,
-        activation=activation,
-        dtype=dtype,
-    ),
-}
+from keras_metaformer.blocks import MetaFormerBlock, ResidualBranch
+from keras_metaformer.layers.factories import make_layer
+from keras_metaformer.layers.mixers.table import CHANNEL_MIXERS, make_mixer
+from keras_metaformer.layers.norms.table import make_norm
 
 
 @dataclasses.dataclass(frozen=True)

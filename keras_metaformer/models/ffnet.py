@@ -17,7 +17,8 @@ from keras_metaformer.layers import (
     FFNifiedAttention,
     SqueezeExcitation,
 )
-from keras_metaformer.layers.factories import make_activation, make_norm
+from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.block_factory import linear_rates
 from keras_metaformer.models.config import check_rate, per_stage

@@ -10,10 +10,10 @@ from typing import Any
 
 import keras
 
+from keras_metaformer.layers.activations.squared_relu import SquaredReLU
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.factories import make_norm
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.squared_relu import SquaredReLU
+from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.pyramid_model import PyramidModel
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from keras_metaformer.blocks.downsampling import Downsampling
-from keras_metaformer.layers.factories import make_norm
+from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import explains_its_arguments
 from keras_metaformer.models.block_factory import linear_rates, needs_static_size
 from keras_metaformer.models.config import MetaFormerConfig

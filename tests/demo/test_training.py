@@ -11,8 +11,8 @@ from keras_metaformer.demo.training import (
     one_hot,
     train,
 )
-from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
-from keras_metaformer.layers.separable_convolution_mixer import (
+from keras_metaformer.layers.mixers.self_attention_mixer import SelfAttentionMixer
+from keras_metaformer.layers.mixers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
 

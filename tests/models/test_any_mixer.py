@@ -8,7 +8,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.layers.mixers import MIXERS
+from keras_metaformer.layers.mixers.table import MIXERS
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers.channel_scale import ChannelScale
+from keras_metaformer.layers.scales.channel_scale import ChannelScale
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")

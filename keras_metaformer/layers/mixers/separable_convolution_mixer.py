@@ -2,9 +2,9 @@
 
 import keras
 
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.validation import positive_integer
 

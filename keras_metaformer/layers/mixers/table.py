@@ -1,21 +1,23 @@
-"""The token mixers by name."""
+"""The mixers by name, of tokens and of channels."""
 
 from typing import Any
 
 import keras
 
-from keras_metaformer.layers.cross_patch_linear import CrossPatchLinear
 from keras_metaformer.layers.factories import LayerFactory, make_layer
-from keras_metaformer.layers.ffnified_attention import FFNifiedAttention
-from keras_metaformer.layers.gated_mlp import GatedMLP
-from keras_metaformer.layers.identity_mixer import IdentityMixer
-from keras_metaformer.layers.pooling_mixer import PoolingMixer
-from keras_metaformer.layers.random_mixer import RandomMixer
-from keras_metaformer.layers.self_attention_mixer import SelfAttentionMixer
-from keras_metaformer.layers.separable_convolution_mixer import (
+from keras_metaformer.layers.mixers.channel_mlp import ChannelMLP
+from keras_metaformer.layers.mixers.convnext_channel_mixer import ConvNeXtChannelMixer
+from keras_metaformer.layers.mixers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.mixers.ffnified_attention import FFNifiedAttention
+from keras_metaformer.layers.mixers.gated_mlp import GatedMLP
+from keras_metaformer.layers.mixers.identity_mixer import IdentityMixer
+from keras_metaformer.layers.mixers.pooling_mixer import PoolingMixer
+from keras_metaformer.layers.mixers.random_mixer import RandomMixer
+from keras_metaformer.layers.mixers.self_attention_mixer import SelfAttentionMixer
+from keras_metaformer.layers.mixers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
-from keras_metaformer.layers.token_mlp import TokenMLP
+from keras_metaformer.layers.mixers.token_mlp import TokenMLP
 
 # Each factory takes the stage's `activation`, `use_bias` and `seed`, and hands on what
 # its mixer has a use for.
@@ -38,6 +40,16 @@ MIXERS: dict[str, LayerFactory] = {
     ),
     "ffnified_attention": lambda dtype, activation, **_: FFNifiedAttention(
         activation=activation, dtype=dtype
+    ),
+}
+
+CHANNEL_MIXERS: dict[str, LayerFactory] = {
+    "mlp": ChannelMLP,
+    "convnext": lambda dtype, ratio, activation, **_: ConvNeXtChannelMixer(
+        # The layer refuses a fraction; 4.0, the default of an MLP, is none.
+        ratio=int(ratio) if ratio == int(ratio) else ratio,
+        activation=activation,
+        dtype=dtype,
     ),
 }
 

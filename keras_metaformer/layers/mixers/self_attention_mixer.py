@@ -1,6 +1,5 @@
 """The self-attention token mixer of CAFormer."""
 
-import math
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.tokens import token_count
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -81,7 +81,7 @@ class SelfAttentionMixer(LayerWithParts):
         channels = inputs.shape[-1]
         heads = channels // self.head_dim
         qkv = call_inner(self, self.qkv, inputs)
-        qkv = ops.reshape(qkv, (-1, math.prod(sizes), 3 * heads, self.head_dim))
+        qkv = ops.reshape(qkv, (-1, token_count(sizes), 3 * heads, self.head_dim))
         parts: Any = ops.split(qkv, 3, axis=2)
         query, key, value = parts
         mixed = operations.attention(query, key, value)

@@ -1,6 +1,5 @@
 """The spatial gating unit of gMLP."""
 
-import math
 from typing import Any
 
 import keras
@@ -8,10 +7,11 @@ from keras import ops
 
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.token_linear import (
-    TokenLinear,
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import (
     flatten_tokens,
     grid_of,
+    token_count,
     unflatten_tokens,
 )
 from keras_metaformer.layers.validation import static_size
@@ -68,7 +68,7 @@ class SpatialGatingUnit(LayerWithParts):
                 f"Received: channels={channels}"
             )
         sizes = static_size("SpatialGatingUnit", input_shape)
-        tokens, grid = math.prod(sizes), grid_of(sizes)
+        tokens, grid = token_count(sizes), grid_of(sizes)
         self.projection = TokenLinear(
             tokens,
             input_grid=grid,

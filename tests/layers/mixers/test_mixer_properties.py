@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_metaformer import layers
-from keras_metaformer.layers.mixers import MIXERS, make_mixer
+from keras_metaformer.layers.mixers.table import MIXERS, make_mixer
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize, to_numpy
 

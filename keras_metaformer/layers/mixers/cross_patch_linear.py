@@ -1,11 +1,10 @@
 """The cross-patch linear token mixer of ResMLP."""
 
-import math
-
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.token_linear import TokenLinear, grid_of
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import grid_of, token_count
 from keras_metaformer.layers.validation import static_size
 
 
@@ -40,7 +39,7 @@ class CrossPatchLinear(Composite):
     def build(self, input_shape):
         sizes = static_size("CrossPatchLinear", input_shape)
         self.linear = TokenLinear(
-            math.prod(sizes),
+            token_count(sizes),
             input_grid=grid_of(sizes),
             output_grid=grid_of(sizes),
             dtype=self.dtype_policy,

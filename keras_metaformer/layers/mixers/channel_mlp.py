@@ -2,9 +2,9 @@
 
 import keras
 
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.factories import make_activation
 from keras_metaformer.layers.initializers import truncated_normal
 
 

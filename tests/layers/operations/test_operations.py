@@ -453,12 +453,12 @@ def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
 @pytest.mark.parametrize("one_dnn", ["0", "1"])
 def test_forms_are_taken_where_they_become_one_operation(one_dnn):
     printed = subprocess.run(
-        [sys.executable, "-m", "tests.layers.optimized_graphs"],
+        [sys.executable, "-m", "tests.layers.operations.optimized_graphs"],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": one_dnn},
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
     ).stdout
     report = json.loads(printed.splitlines()[-1])
     # The bias is added within the matrix product.

@@ -81,26 +81,3 @@ class TokenLinear(keras.layers.Layer):
             bias_initializer=keras.initializers.serialize(self.bias_initializer),
         )
         return config
-
-
-def flatten_tokens(maps):
-    """`(batch, height, width, channels)` to `(batch, height * width, channels)`.
-
-    A sequence `(batch, tokens, channels)` stays as it is.
-    """
-    if len(maps.shape) == 3:
-        return maps
-    _, height, width, channels = maps.shape
-    return ops.reshape(maps, (-1, height * width, channels))
-
-
-def unflatten_tokens(tokens, sizes):
-    """The way back of `flatten_tokens`: to `(height, width)`, or to `(tokens,)`."""
-    if len(sizes) == 1:
-        return tokens
-    return ops.reshape(tokens, (-1, *sizes, tokens.shape[-1]))
-
-
-def grid_of(sizes):
-    """`(height, width)` of a map; None for the tokens of a sequence, which is none."""
-    return tuple(sizes) if len(sizes) == 2 else None

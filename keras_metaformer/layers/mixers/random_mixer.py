@@ -1,11 +1,9 @@
 """The frozen random token mixer of RandFormer."""
 
-import math
-
 import keras
 from keras import ops
 
-from keras_metaformer.layers.token_linear import flatten_tokens, unflatten_tokens
+from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 from keras_metaformer.layers.validation import static_size
 
 
@@ -51,7 +49,7 @@ class RandomMixer(keras.layers.Layer):
         self.seed = seed
 
     def build(self, input_shape):
-        tokens = math.prod(static_size("RandomMixer", input_shape))
+        tokens = token_count(static_size("RandomMixer", input_shape))
         self.random_matrix = self.add_weight(
             name="random_matrix",
             shape=(tokens, tokens),

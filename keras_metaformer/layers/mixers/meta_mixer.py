@@ -1,13 +1,12 @@
 """MetaMixer: the query-key-value frame with its sub-operations open."""
 
-import math
-
 import keras
 from keras import ops
 
 from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.tokens import token_count
 from keras_metaformer.layers.validation import positive_integer
 
 _PARTS = (
@@ -204,7 +203,7 @@ class ScaledDotProduct(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         tokens = [
-            None if None in shape[1:-1] else math.prod(shape[1:-1])
+            None if None in shape[1:-1] else token_count(shape[1:-1])
             for shape in input_shape
         ]
         heads = input_shape[0][-1] // self.head_dim
@@ -246,6 +245,6 @@ class WeightedSum(PlainLayer):
 def _split_heads(maps, heads):
     """Maps or sequences to `(batch, heads, tokens, head_dim)`."""
     channels = maps.shape[-1]
-    tokens = math.prod(ops.shape(maps)[1:-1])
+    tokens = token_count(ops.shape(maps)[1:-1])
     split = ops.reshape(maps, (-1, tokens, heads, channels // heads))
     return ops.transpose(split, (0, 2, 1, 3))

@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 from keras_metaformer import layers
-from keras_metaformer.layers.factories import make_activation, make_layer, make_norm
-from keras_metaformer.layers.mixers import MIXERS, make_mixer
+from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.factories import make_layer
+from keras_metaformer.layers.mixers.table import MIXERS, make_mixer
+from keras_metaformer.layers.norms.table import make_norm
 from tests.layer_checks import to_numpy
 
 MAP = np.random.default_rng(0).normal(size=(2, 5, 4, 8)).astype("float32")

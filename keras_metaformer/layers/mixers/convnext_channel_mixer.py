@@ -2,13 +2,13 @@
 
 import keras
 
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.batch_normalized import BatchNormalized
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.factories import make_activation
-from keras_metaformer.layers.ffnified_attention import BRANCHED_KERNEL_SIZE
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.meta_mixer import MetaMixer
+from keras_metaformer.layers.mixers.ffnified_attention import BRANCHED_KERNEL_SIZE
+from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )

@@ -1,12 +1,11 @@
 """The token-mixing MLP of MLP-Mixer."""
 
-import math
-
 import keras
 
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.factories import make_activation
-from keras_metaformer.layers.token_linear import TokenLinear, grid_of
+from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import grid_of, token_count
 from keras_metaformer.layers.validation import static_size
 
 
@@ -61,7 +60,7 @@ class TokenMLP(Composite):
 
     def build(self, input_shape):
         sizes = static_size("TokenMLP", input_shape)
-        tokens, grid = math.prod(sizes), grid_of(sizes)
+        tokens, grid = token_count(sizes), grid_of(sizes)
         of = tokens if self.ratio_of == "tokens" else input_shape[-1]
         hidden = int(self.ratio * of)
         if hidden < 1:

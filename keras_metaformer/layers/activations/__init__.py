@@ -1,0 +1,1 @@
+"""Activations as layers, one a file; `table.py` names them."""

@@ -1,0 +1,1 @@
+"""Norms that Keras has not, one a file; `table.py` names all."""

@@ -1,0 +1,1 @@
+"""Learned scales of the two branches of a residual step."""
