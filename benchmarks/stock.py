@@ -23,6 +23,7 @@ from keras_metaformer.layers import (
     IdentityMixer,
     LayerScale,
     PoolingMixer,
+    PositionEmbedding,
     RandomMixer,
     ResScale,
     ScaledDotProduct,
@@ -112,13 +113,15 @@ def _apply(layer: keras.layers.Layer, x: Any, weights: Any) -> Any:
 class Scale(keras.layers.Layer):
     """`x * scale + bias` with learned tensors; no stock layer has only these."""
 
-    def __init__(self, scale: Any, bias: Any = None, **kwargs: Any):
+    def __init__(self, scale: Any = None, bias: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale = self._weight("scale", scale)
-        self.bias = None if bias is None else self._weight("bias", bias)
+        self.bias = self._weight("bias", bias)
         self.built = True
 
     def _weight(self, name: str, original: Any) -> Any:
+        if original is None:
+            return None
         return self.add_weight(
             name=name,
             shape=tuple(original.shape),
@@ -127,7 +130,7 @@ class Scale(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        outputs = inputs * self.scale
+        outputs = inputs if self.scale is None else inputs * self.scale
         return outputs if self.bias is None else outputs + self.bias
 
     def compute_output_shape(self, input_shape):
@@ -191,6 +194,11 @@ def _(layer: Any, x: Any) -> Any:
 @_RULES.register(Affine)
 def _(layer: Any, x: Any) -> Any:
     return Scale(layer.scale, layer.offset, dtype=layer.dtype_policy)(x)
+
+
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, x: Any) -> Any:
+    return Scale(bias=layer.embeddings, dtype=layer.dtype_policy)(x)
 
 
 @_RULES.register(StochasticDepth)

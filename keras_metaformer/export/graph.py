@@ -43,6 +43,7 @@ from keras_metaformer.layers import (
     ImageNormalization,
     LayerScale,
     PoolingMixer,
+    PositionEmbedding,
     RandomMixer,
     ResScale,
     ScaledDotProduct,
@@ -406,6 +407,11 @@ def _(layer: Any, value: Value) -> Value:
 @_RULES.register(ResScale, LayerScale)
 def _(layer: Any, value: Value) -> Value:
     return value.times(_array(layer.scale))
+
+
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, value: Value) -> Value:
+    return Value(value.computed() + _constant(_array(layer.embeddings)))
 
 
 @_RULES.register(keras.layers.Rescaling)

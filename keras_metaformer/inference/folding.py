@@ -20,7 +20,9 @@ from keras_metaformer.layers import (
     BatchNormalized,
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
+    ConvolutionMixer,
     DepthwiseConvolution,
+    DepthwiseSeparableMixer,
     Dropout,
     FFNifiedAttention,
     GatedMLP,
@@ -33,7 +35,12 @@ from keras_metaformer.layers import (
     StarReLU,
 )
 
-LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
+LINEAR = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    DepthwiseConvolution,
+)
 
 
 class LayerCopyError(TypeError):
@@ -462,7 +469,14 @@ def _last_linear(transform: keras.layers.Layer) -> Any:
     last: Any = None
     if type(transform) is MetaMixer:
         last = transform.projection or transform.aggregation
-    elif type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
+    elif type(transform) is ConvolutionMixer:
+        last = transform.convolution
+    elif type(transform) in (
+        ChannelMLP,
+        DepthwiseSeparableMixer,
+        SeparableConvolutionMixer,
+        GatedMLP,
+    ):
         last = transform.project
     elif type(transform) is SelfAttentionMixer:
         last = transform.output_projection

@@ -3,7 +3,11 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.validation import map_or_sequence, positive_integer
+from keras_metaformer.layers.validation import (
+    map_or_sequence,
+    odd_integer,
+    positive_integer,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -56,12 +60,7 @@ class DepthwiseConvolution(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.kernel_size = positive_integer("kernel_size", kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                "`kernel_size` must be odd, so that the padding is the same on every "
-                f"side. Received: kernel_size={kernel_size}"
-            )
+        self.kernel_size = odd_integer("kernel_size", kernel_size)
         self.strides = positive_integer("strides", strides)
         self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
         self.use_bias = use_bias

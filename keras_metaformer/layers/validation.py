@@ -12,6 +12,16 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def odd_integer(name: str, value) -> int:
+    """`value` as a positive odd int, or a ValueError that names the argument."""
+    if positive_integer(name, value) % 2 == 0:
+        raise ValueError(
+            f"`{name}` must be odd, so that the padding is the same on every side. "
+            f"Received: {name}={value}"
+        )
+    return int(value)
+
+
 def map_or_sequence(layer: str, input_shape) -> tuple[int | None, ...]:
     """The sizes between batch and channels: `(height, width)`, or `(tokens,)`.
 

@@ -8,6 +8,7 @@ import keras
 from keras_metaformer.blocks import Downsampling
 from keras_metaformer.layers import (
     DepthwiseConvolution,
+    PositionEmbedding,
     RandomMixer,
     ScaledDotProduct,
     SelfAttentionMixer,
@@ -119,6 +120,11 @@ def _(layer: Any, input_shape: tuple) -> int:
 def _(layer: Any, input_shape: tuple) -> int:
     outputs = _elements(layer.compute_output_shape(input_shape))
     return outputs * layer.kernel_size ** (len(input_shape) - 2)
+
+
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, input_shape: tuple) -> int:
+    return 0  # Sums are not counted.
 
 
 @_RULES.register(RandomMixer)

@@ -7,7 +7,11 @@ never from its name or rank.
 import keras
 import numpy as np
 
-from keras_metaformer.layers import DepthwiseConvolution, TokenLinear
+from keras_metaformer.layers import (
+    DepthwiseConvolution,
+    PositionEmbedding,
+    TokenLinear,
+)
 from keras_metaformer.weights.structure import WeightSlot
 
 
@@ -16,6 +20,11 @@ def from_pytorch(slot: WeightSlot, array: np.ndarray) -> np.ndarray | None:
 
     Sizes are not checked; None where there is no such order for the tensor's axes.
     """
+    if isinstance(slot.layer, PositionEmbedding):
+        # (1, channels, height, width), or (1, tokens, channels)
+        if array.shape[:1] != (1,):
+            return None
+        return np.moveaxis(array[0], 0, -1) if array.ndim == 4 else array[0]
     if not slot.path.endswith("/kernel"):
         return _without_unit_axes(array, slot)
     match slot.layer:
@@ -68,6 +77,8 @@ def to_pytorch(
     slot: WeightSlot, array: np.ndarray, as_convolution: bool = False
 ) -> np.ndarray:
     """Our weight in PyTorch's order of axes; the way back of `from_pytorch`."""
+    if isinstance(slot.layer, PositionEmbedding):
+        return (np.moveaxis(array, -1, 0) if array.ndim == 3 else array)[None]
     if not slot.path.endswith("/kernel"):
         return array
     match slot.layer:

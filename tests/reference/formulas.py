@@ -22,8 +22,15 @@ def gelu_tanh(x):
     return 0.5 * x * (1.0 + np.tanh(inner))
 
 
+def as_map(x):
+    """A sequence `(batch, tokens, channels)` as a map of width 1."""
+    return x[:, :, None] if x.ndim == 3 else x
+
+
 def pool(x, size):
     """Average over the positions of a window that lie inside the map."""
+    if x.ndim == 3:
+        return pool(as_map(x), size)[:, :, 0]
     _, height, width, _ = x.shape
     half = size // 2
     y = np.empty_like(x)
@@ -40,8 +47,7 @@ def pooling_mixer(x, size=3):
 
 
 def random_mixer(x, matrix):
-    batch, height, width, channels = x.shape
-    flat = x.reshape(batch, height * width, channels)
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
     return np.einsum("ts,bsc->btc", matrix, flat).reshape(x.shape)
 
 
@@ -60,7 +66,15 @@ def convolution(x, kernel, strides=1, padding=0):
 
 
 def depthwise_convolution(x, kernel, strides=1):
-    """Kernel `(size, size, channels, multiplier)`, padded by half of it."""
+    """Kernel `(size, size, channels, multiplier)`, padded by half of it.
+
+    Or `(size, channels, multiplier)` for a sequence: the middle column of a kernel that
+    is zero elsewhere, on a map of width 1.
+    """
+    if x.ndim == 3:
+        column = np.zeros((len(kernel), *kernel.shape))
+        column[:, len(kernel) // 2] = kernel
+        return depthwise_convolution(as_map(x), column, strides)[:, :, 0]
     size, _, channels, multiplier = kernel.shape
     dense = np.zeros((size, size, channels, channels * multiplier))
     for channel in range(channels):
@@ -81,8 +95,8 @@ def softmax(x):
 
 
 def self_attention(x, qkv, qkv_bias, projection, projection_bias, head_dim):
-    batch, height, width, channels = x.shape
-    tokens = x.reshape(batch, height * width, channels)
+    channels = x.shape[-1]
+    tokens = x.reshape(x.shape[0], -1, channels)
     query, key, value = np.split(tokens @ qkv + qkv_bias, 3, axis=-1)
     y = np.empty_like(tokens)
     for start in range(0, channels, head_dim):
