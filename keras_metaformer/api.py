@@ -10,6 +10,7 @@ from keras_metaformer import (
     blocks as blocks,
     export as export,
     layers as layers,
+    training as training,
 )
 from keras_metaformer.applications.caformer import (
     CAFormerB36 as CAFormerB36,

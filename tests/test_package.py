@@ -43,6 +43,7 @@ ALLOWED = {
     },
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
+    "training": {"layers", "blocks", "models", "weights", "data", "inference"},
     "explain": {"layers", "blocks", "models", "weights", "data", "inference"},
 }
 #: A builder hands a model to the loader at the end, in a function.
