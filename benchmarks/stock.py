@@ -164,6 +164,7 @@ def _(layer: Any, x: Any) -> Any:
         layer.strides,
         padding="same" if layer.strides == 1 else "valid",
         depth_multiplier=layer.depth_multiplier,
+        dilation_rate=layer.dilation_rate,
         use_bias=layer.use_bias,
         dtype=layer.dtype_policy,
     )
@@ -210,14 +211,13 @@ def _(layer: Any, x: Any) -> Any:
 
 @_RULES.register(SelfAttentionMixer)
 def _(layer: Any, x: Any) -> Any:
-    _, *sizes, channels = x.shape
-    heads = channels // layer.head_dim
+    _, *sizes, _ = x.shape
     qkv = ops.reshape(
-        stock(layer.qkv, x), (-1, math.prod(sizes), 3 * heads, layer.head_dim)
+        stock(layer.qkv, x), (-1, math.prod(sizes), 3 * layer.heads, layer.head_dim)
     )
     parts: Any = ops.split(qkv, 3, axis=2)
     mixed = ops.dot_product_attention(*parts)
-    mixed = ops.reshape(mixed, (-1, *sizes, channels))
+    mixed = ops.reshape(mixed, (-1, *sizes, layer.heads * layer.head_dim))
     return stock(layer.output_projection, mixed)
 
 
@@ -252,9 +252,11 @@ def _(layer: Any, x: Any) -> Any:
 @_RULES.register(TokenLinear)
 def _(layer: Any, x: Any) -> Any:
     # As Mixers are written in Keras: EinsumDense with such a bias has no TFLite form.
-    mixing = keras.layers.Dense(layer.units, dtype=layer.dtype_policy)
+    mixing = keras.layers.Dense(
+        layer.units, use_bias=layer.use_bias, dtype=layer.dtype_policy
+    )
     outputs = keras.layers.Permute((2, 1))(mixing(keras.layers.Permute((2, 1))(x)))
-    mixing.set_weights([to_numpy(layer.kernel), to_numpy(layer.bias)])
+    mixing.set_weights([to_numpy(weight) for weight in layer.weights])
     return outputs
 
 

@@ -65,6 +65,8 @@ _RULES = LayerRules()
 
 #: Taps of the largest depthwise kernel that XNNPACK has fast code for.
 _FAST_TAPS = 25
+#: Nothing, or what does nothing at inference.
+_IDLE = (type(None), keras.layers.Dropout, StochasticDepth)
 #: Activations that take each value by itself, whatever the order of the axes.
 _ELEMENTWISE = (GELU, StarReLU, SquaredReLU, IdentityMixer, keras.layers.ReLU)
 
@@ -173,7 +175,7 @@ class _Lowering(Run):
         return _sum(x if scale is None else lower(scale, x), branch)
 
     def over_tokens(self, x, *layers):
-        steps = [layer for layer in layers if layer is not None]
+        steps = [layer for layer in layers if not isinstance(layer, _IDLE)]
         if not all(type(each) in (TokenLinear, *_ELEMENTWISE) for each in steps):
             batch, *sizes, channels = x.shape
             flat = tf.reshape(x.computed(), (batch, math.prod(sizes), channels))
@@ -285,7 +287,11 @@ def _depthwise_maps(layer: DepthwiseConvolution, value: Value) -> list[Any]:
     for index in range(layer.depth_multiplier):
         single = scale[:, None] * kernel[..., index : index + 1]
         shift = bias[index :: layer.depth_multiplier]
-        maps.append(_depthwise(_as_map(value.tensor), single, layer.strides, shift))
+        x = _as_map(value.tensor)
+        if layer.dilation_rate > 1:
+            maps.append(_dilated(x, single, layer.dilation_rate, shift))
+        else:
+            maps.append(_depthwise(x, single, layer.strides, shift))
     return maps
 
 
@@ -324,6 +330,14 @@ def _depthwise(x: Any, kernel: np.ndarray, stride: int, bias: Any) -> Any:
         )
     parts[0] = _plus_bias(parts[0], bias)
     return functools.reduce(tf.add, parts)
+
+
+def _dilated(x: Any, kernel: np.ndarray, rate: int, bias: Any) -> Any:
+    """Dilated depthwise convolution of stride 1: "SAME" pads both sides alike."""
+    result = tf.nn.depthwise_conv2d(
+        x, _constant(kernel), (1, 1, 1, 1), "SAME", dilations=(rate, rate)
+    )
+    return _plus_bias(result, bias)
 
 
 def _outputs(size: int, stride: int) -> int:
@@ -401,7 +415,8 @@ def _(layer: Any, value: Value) -> Value:
 
 @_RULES.register(Affine)
 def _(layer: Any, value: Value) -> Value:
-    return value.times(_array(layer.scale)).plus(_array(layer.offset))
+    scaled = value.times(_array(layer.scale))
+    return scaled.plus(_array(layer.offset)) if layer.use_bias else scaled
 
 
 @_RULES.register(ResScale, LayerScale)
@@ -508,16 +523,17 @@ def _(layer: Any, value: Value) -> Value:
 @_RULES.register(SelfAttentionMixer)
 def _(layer: Any, value: Value) -> Value:
     kernel, bias = _kernel_and_bias(layer.qkv)
-    channels = value.shape[-1]
+    width = layer.heads * layer.head_dim
     factor = layer.head_dim**-0.5
     parts = []
     for index in range(3):
-        part = slice(index * channels, (index + 1) * channels)
+        part = slice(index * width, (index + 1) * width)
         scale = factor if index == 0 else 1.0
         parts.append(linear(value, scale * kernel[:, part], scale * bias[part]))
-    query, key, values = (_split_heads(x, channels // layer.head_dim) for x in parts)
+    query, key, values = (_split_heads(x, layer.heads) for x in parts)
     weights = tf.nn.softmax(tf.linalg.matmul(query, key, transpose_b=True))
-    mixed = _join_heads(tf.linalg.matmul(weights, values), value.shape)
+    shape = (*value.shape[:-1], width)
+    mixed = _join_heads(tf.linalg.matmul(weights, values), shape)
     return lower(layer.output_projection, Value(mixed))
 
 
@@ -584,7 +600,8 @@ def _gated(layer: SpatialGatingUnit, kept: Value, gate: Value) -> Value:
 
 def _token_linear(layer: TokenLinear, value: Value) -> Any:
     """The layer on `(1, 1, channels, tokens)`, where it is a 1x1 convolution."""
-    return linear(value, _array(layer.kernel), _array(layer.bias))
+    bias = _array(layer.bias) if layer.use_bias else 0.0
+    return linear(value, _array(layer.kernel), bias)
 
 
 def _over_tokens(x: Any) -> Value:

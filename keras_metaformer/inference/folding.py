@@ -259,6 +259,8 @@ def _fold_reparameterizable_depthwise(
 
 @_rule_for(MetaMixer, FFNifiedAttention, ConvNeXtChannelMixer)
 def _fold_meta_mixer(layer: MetaMixer, input_shape: Any) -> keras.layers.Layer:
+    if getattr(layer, "drop", None) is not None:  # A plain MetaMixer has none.
+        return _copy(layer, input_shape)
     parts: dict[str, keras.layers.Layer | None] = {}
 
     def fold_part(name: str, shape: Any) -> Any:
@@ -446,7 +448,8 @@ def _fold_affine(norm: Affine, linear: Any) -> IdentityMixer | None:
     stay where they are: the backends' fused norms need one, and torch's is slower
     without.
     """
-    kernel, offset = _array(linear.kernel), _array(norm.offset)
+    kernel = _array(linear.kernel)
+    offset = _array(norm.offset) if norm.use_bias else np.zeros(len(kernel))
     if linear.use_bias:
         linear.bias.assign(_array(linear.bias) + offset @ kernel)
     elif offset.any():

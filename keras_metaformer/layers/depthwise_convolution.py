@@ -16,8 +16,9 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
     stride `s`, depth multiplier `m` and padding `p = kernel_size // 2` on every side,
-    as in PyTorch (Keras' "same" pads otherwise where the stride is 2). For sequences
-    the kernels are of one dimension.
+    as in PyTorch (Keras' "same" pads otherwise where the stride is 2). With a dilation
+    rate `d` the taps are `d u - d p` and `d v - d p` away. For sequences the kernels
+    are of one dimension.
 
     Example:
 
@@ -32,6 +33,8 @@ class DepthwiseConvolution(keras.layers.Layer):
         depth_multiplier: int. Output channels for each input channel.
         use_bias: bool. Whether to add a learned bias per output channel.
         kernel_initializer: initializer of the kernels.
+        bias_initializer: initializer of the biases.
+        dilation_rate: int. Distance of the taps, in pixels.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -44,8 +47,9 @@ class DepthwiseConvolution(keras.layers.Layer):
         sizes rounded up, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is even, an argument is not positive, or when built
-            for neither a map nor a sequence.
+        ValueError: if `kernel_size` is even, an argument is not positive, `strides` and
+            `dilation_rate` are both above 1, which TensorFlow does not have, or when
+            built for neither a map nor a sequence.
     """
 
     makes_own_output = True
@@ -57,6 +61,8 @@ class DepthwiseConvolution(keras.layers.Layer):
         depth_multiplier=1,
         use_bias=False,
         kernel_initializer="variance_scaling",
+        bias_initializer="zeros",
+        dilation_rate=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,6 +71,13 @@ class DepthwiseConvolution(keras.layers.Layer):
         self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.dilation_rate = positive_integer("dilation_rate", dilation_rate)
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                "One of `strides` and `dilation_rate` must be 1. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
+            )
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -79,12 +92,13 @@ class DepthwiseConvolution(keras.layers.Layer):
             self.bias = self.add_weight(
                 name="bias",
                 shape=(channels * self.depth_multiplier,),
-                initializer="zeros",
+                initializer=self.bias_initializer,
             )
 
     def call(self, inputs):
-        kernel, strides = self.kernel, self.strides
-        outputs = operations.depthwise_convolution(inputs, kernel, strides)
+        outputs = operations.depthwise_convolution(
+            inputs, self.kernel, self.strides, self.dilation_rate
+        )
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
@@ -100,5 +114,7 @@ class DepthwiseConvolution(keras.layers.Layer):
             depth_multiplier=self.depth_multiplier,
             use_bias=self.use_bias,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+            dilation_rate=self.dilation_rate,
         )
         return config

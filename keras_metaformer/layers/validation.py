@@ -22,6 +22,28 @@ def odd_integer(name: str, value) -> int:
     return int(value)
 
 
+def pair_of_bools(name: str, value) -> tuple[bool, bool]:
+    """One bool for both of two things, or a pair of them.
+
+    Raises:
+        ValueError: if a sequence is no pair. The message names the argument.
+    """
+    if not isinstance(value, (list, tuple)):
+        return bool(value), bool(value)
+    if len(value) != 2:
+        raise ValueError(
+            f"`{name}` must be a bool or a pair of bools. Received: {name}={value!r}"
+        )
+    return bool(value[0]), bool(value[1])
+
+
+def rate_below_one(name: str, value) -> float:
+    """`value` as a float in [0, 1), or a ValueError that names the argument."""
+    if not 0 <= value < 1:
+        raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value!r}")
+    return float(value)
+
+
 def map_or_sequence(layer: str, input_shape) -> tuple[int | None, ...]:
     """The sizes between batch and channels: `(height, width)`, or `(tokens,)`.
 

@@ -134,9 +134,9 @@ def _(layer: Any, input_shape: tuple) -> int:
 
 @_RULES.register(SelfAttentionMixer)
 def _(layer: Any, input_shape: tuple) -> int:
-    tokens, channels = _positions(input_shape), input_shape[-1]
-    linear = 4 * tokens * channels**2
-    return linear + 2 * tokens**2 * channels
+    tokens, width = _positions(input_shape), layer.heads * layer.head_dim
+    linear = 4 * tokens * input_shape[-1] * width
+    return linear + 2 * tokens**2 * width
 
 
 @_RULES.register(Downsampling)

@@ -42,6 +42,9 @@ LAYERS = {
         7, 2, depth_multiplier=2, use_bias=True
     ),
     "depthwise_3_strided": lambda: layers.DepthwiseConvolution(3, 2),
+    "depthwise_dilated": lambda: layers.DepthwiseConvolution(
+        7, use_bias=True, dilation_rate=2
+    ),
     "depthwise_31": lambda: layers.DepthwiseConvolution(31),
     "batch_normalized": lambda: layers.BatchNormalized(layers.DepthwiseConvolution(3)),
     "reparameterizable": lambda: layers.ReparameterizableDepthwise(7),
@@ -55,11 +58,23 @@ LAYERS = {
     "separable": layers.SeparableConvolutionMixer,
     "separable_bias": lambda: layers.SeparableConvolutionMixer(use_bias=True),
     "attention": lambda: layers.SelfAttentionMixer(4, use_bias=True),
+    "attention_heads": lambda: layers.SelfAttentionMixer(
+        3, use_bias=(False, True), attention_dropout=0.1, projection_dropout=0.1
+    ),
     "attention_by_parts": lambda: layers.MetaMixer.self_attention(8, 4),
     "token_mlp": layers.TokenMLP,
+    "token_mlp_no_bias": lambda: layers.TokenMLP(use_bias=False, dropout=0.1),
+    "affine_no_bias": lambda: layers.Affine(use_bias=False),
+    "separable_dilated": lambda: layers.SeparableConvolutionMixer(
+        output_activation="relu", dilation_rate=2
+    ),
+    "convnext_dropout": lambda: layers.ConvNeXtChannelMixer(
+        3, use_bias=False, dropout=0.1
+    ),
     "token_mlp_softmax": lambda: layers.TokenMLP(activation=SOFTMAX),
     "cross_patch": layers.CrossPatchLinear,
     "gated": layers.GatedMLP,
+    "gated_no_bias": lambda: layers.GatedMLP(use_bias=False, dropout=0.1),
     "gated_softmax": lambda: layers.GatedMLP(activation=SOFTMAX),
     "spatial_gating": layers.SpatialGatingUnit,
     "ffnified": lambda: layers.FFNifiedAttention(7),

@@ -42,7 +42,9 @@ def _channel_scale(layer, x):
 
 
 def _depthwise(layer, x):
-    y = formulas.depthwise_convolution(x, _kernel(layer), layer.strides)
+    y = formulas.depthwise_convolution(
+        x, _kernel(layer), layer.strides, layer.dilation_rate
+    )
     return y + _bias(layer)
 
 
@@ -53,6 +55,8 @@ def _separable(layer, x):
     else:
         hidden = formulas.gelu(hidden)
     hidden = _depthwise(layer.depthwise, hidden)
+    if layer.output_activation is not None:
+        hidden = np.maximum(hidden, 0.0)
     return hidden @ _kernel(layer.project) + _bias(layer.project)
 
 
@@ -98,7 +102,8 @@ def _meta_attention(layer, x):
 
 
 def _affine(layer, x):
-    return formulas.affine(x, to_numpy(layer.scale), to_numpy(layer.offset))
+    offset = to_numpy(layer.offset) if layer.use_bias else 0.0
+    return formulas.affine(x, to_numpy(layer.scale), offset)
 
 
 def _tokens(x):
@@ -106,7 +111,9 @@ def _tokens(x):
 
 
 def _token_linear(layer, x):
-    return formulas.token_linear(x, _kernel(layer), to_numpy(layer.bias))
+    return formulas.token_linear(
+        x, _kernel(layer), np.broadcast_to(_bias(layer), (layer.units,))
+    )
 
 
 def _token_mlp(layer, x):
@@ -125,11 +132,9 @@ def _gate(layer, x):
 
 
 def _gated_mlp(layer, x):
-    hidden = formulas.gelu(
-        x @ _kernel(layer.expand) + to_numpy(layer.expand.bias).astype("float64")
-    )
+    hidden = formulas.gelu(x @ _kernel(layer.expand) + _bias(layer.expand))
     hidden = _gate(layer.gate, hidden)
-    return hidden @ _kernel(layer.project) + to_numpy(layer.project.bias)
+    return hidden @ _kernel(layer.project) + _bias(layer.project)
 
 
 def _squeeze(layer, x):
@@ -143,7 +148,8 @@ def _batch_norm(layer, x):
     normed = (x - to_numpy(layer.moving_mean)) / np.sqrt(
         to_numpy(layer.moving_variance).astype("float64") + 1e-5
     )
-    return formulas.affine(normed, to_numpy(layer.gamma), to_numpy(layer.beta))
+    offset = to_numpy(layer.beta) if layer.center else 0.0
+    return formulas.affine(normed, to_numpy(layer.gamma), offset)
 
 
 def _normalized_dense(layer, x):
@@ -167,8 +173,8 @@ def _ffnified(layer, x):
 def _convnext(layer, x):
     query = _branches if hasattr(layer.query, "large") else _normalized_depthwise
     hidden = query(layer.query, x) @ _kernel(layer.interaction)
-    hidden = formulas.gelu(hidden + to_numpy(layer.interaction.bias))
-    return hidden @ _kernel(layer.aggregation) + to_numpy(layer.aggregation.bias)
+    hidden = formulas.gelu(hidden + _bias(layer.interaction))
+    return hidden @ _kernel(layer.aggregation) + _bias(layer.aggregation)
 
 
 def _image_norm(layer, x):
@@ -259,6 +265,18 @@ CASES = {
         output_shape=(2, 3, 2, 16),
         reference=_depthwise,
     ),
+    "DepthwiseConvolution-dilated": Case(
+        lambda **kw: layers.DepthwiseConvolution(3, dilation_rate=2, **kw),
+        trainable=1,
+        reference=_depthwise,
+    ),
+    "SeparableConvolutionMixer-dilated": Case(
+        lambda **kw: layers.SeparableConvolutionMixer(
+            3, output_activation="relu", dilation_rate=2, **kw
+        ),
+        trainable=5,
+        reference=_separable,
+    ),
     "SeparableConvolutionMixer": Case(
         lambda **kw: layers.SeparableConvolutionMixer(3, **kw),
         trainable=5,
@@ -311,6 +329,19 @@ CASES = {
         trainable=4,
         reference=_attention,
     ),
+    # Two heads of 3 channels, beside 8 of the map.
+    "SelfAttentionMixer-heads": Case(
+        lambda **kw: layers.SelfAttentionMixer(
+            3,
+            use_bias=(False, True),
+            attention_dropout=0.2,
+            projection_dropout=0.2,
+            seed=1,
+            **kw,
+        ),
+        trainable=3,
+        reference=_attention,
+    ),
     "MetaMixer": Case(
         lambda dtype=None, **kw: layers.MetaMixer(
             keras.layers.Dense(8, use_bias=False, dtype=dtype),
@@ -345,6 +376,11 @@ CASES = {
         reference=_meta_attention,
     ),
     "Affine": Case(layers.Affine, trainable=2, reference=_affine),
+    "Affine-no-bias": Case(
+        lambda **kw: layers.Affine(use_bias=False, **kw),
+        trainable=1,
+        reference=_affine,
+    ),
     "TokenLinear": Case(
         lambda **kw: layers.TokenLinear(3, **kw),
         trainable=2,
@@ -359,6 +395,18 @@ CASES = {
             x.shape
         ),
     ),
+    "CrossPatchLinear-no-bias": Case(
+        lambda **kw: layers.CrossPatchLinear(use_bias=False, **kw),
+        trainable=1,
+        reference=lambda layer, x: _token_linear(layer.linear, _tokens(x)).reshape(
+            x.shape
+        ),
+    ),
+    "TokenMLP-no-bias": Case(
+        lambda **kw: layers.TokenMLP(use_bias=False, dropout=0.2, seed=1, **kw),
+        trainable=2,
+        reference=_token_mlp,
+    ),
     "TokenMLP": Case(layers.TokenMLP, trainable=4, reference=_token_mlp),
     "TokenMLP-ratio-of-tokens": Case(
         lambda **kw: layers.TokenMLP(0.25, ratio_of="tokens", **kw),
@@ -372,6 +420,11 @@ CASES = {
         reference=_gate,
     ),
     "GatedMLP": Case(layers.GatedMLP, trainable=8, reference=_gated_mlp),
+    "GatedMLP-no-bias": Case(
+        lambda **kw: layers.GatedMLP(use_bias=False, dropout=0.2, seed=1, **kw),
+        trainable=6,
+        reference=_gated_mlp,
+    ),
     "SqueezeExcitation": Case(
         layers.SqueezeExcitation, trainable=4, reference=_squeeze
     ),
@@ -404,6 +457,20 @@ CASES = {
         trainable=7,
         frozen=2,
         reference=_ffnified,
+    ),
+    "FFNifiedAttention-no-bias": Case(
+        lambda **kw: layers.FFNifiedAttention(3, use_bias=False, **kw),
+        trainable=4,
+        frozen=2,
+        reference=_ffnified,
+    ),
+    "ConvNeXtChannelMixer-no-bias": Case(
+        lambda **kw: layers.ConvNeXtChannelMixer(
+            3, 2, use_bias=False, dropout=0.2, seed=1, **kw
+        ),
+        trainable=4,
+        frozen=2,
+        reference=_convnext,
     ),
     "ConvNeXtChannelMixer": Case(
         lambda **kw: layers.ConvNeXtChannelMixer(3, 2, **kw),

@@ -232,10 +232,6 @@ def test_the_config_of_a_model_is_json_and_rebuilds_it():
         ({"depths": ()}, "Received: depths=()"),
         ({"widths": (16, -32)}, "Received: widths=-32"),
         ({"widths": (16,)}, "Received: depths=(1, 1), widths=(16,)"),
-        (
-            {"mixer": "self_attention", "widths": (32, 48)},
-            "Received: channels=48, head_dim=32",
-        ),
         ({"mixer": ("pooling",)}, "Received: mixer=('pooling',) of length 1"),
         ({"mixer": "poolin"}, "Received: mixer='poolin'"),
         ({"activation": "swish2"}, "Received: activation='swish2'"),

@@ -65,7 +65,7 @@ def convolution(x, kernel, strides=1, padding=0):
     return y
 
 
-def depthwise_convolution(x, kernel, strides=1):
+def depthwise_convolution(x, kernel, strides=1, dilation_rate=1):
     """Kernel `(size, size, channels, multiplier)`, padded by half of it.
 
     Or `(size, channels, multiplier)` for a sequence: the middle column of a kernel that
@@ -74,8 +74,13 @@ def depthwise_convolution(x, kernel, strides=1):
     if x.ndim == 3:
         column = np.zeros((len(kernel), *kernel.shape))
         column[:, len(kernel) // 2] = kernel
-        return depthwise_convolution(as_map(x), column, strides)[:, :, 0]
+        maps = as_map(x)
+        return depthwise_convolution(maps, column, strides, dilation_rate)[:, :, 0]
     size, _, channels, multiplier = kernel.shape
+    if dilation_rate > 1:
+        size = (size - 1) * dilation_rate + 1
+        taps, kernel = kernel, np.zeros((size, size, channels, multiplier))
+        kernel[::dilation_rate, ::dilation_rate] = taps
     dense = np.zeros((size, size, channels, channels * multiplier))
     for channel in range(channels):
         for copy in range(multiplier):
@@ -98,8 +103,8 @@ def self_attention(x, qkv, qkv_bias, projection, projection_bias, head_dim):
     channels = x.shape[-1]
     tokens = x.reshape(x.shape[0], -1, channels)
     query, key, value = np.split(tokens @ qkv + qkv_bias, 3, axis=-1)
-    y = np.empty_like(tokens)
-    for start in range(0, channels, head_dim):
+    y = np.empty_like(query)
+    for start in range(0, query.shape[-1], head_dim):
         head = slice(start, start + head_dim)
         logits = query[..., head] @ key[..., head].swapaxes(1, 2)
         y[..., head] = softmax(logits / math.sqrt(head_dim)) @ value[..., head]

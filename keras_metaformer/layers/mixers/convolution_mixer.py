@@ -3,7 +3,11 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.validation import map_or_sequence, odd_integer
 
 
@@ -21,6 +25,9 @@ class ConvolutionMixer(Composite):
         kernel_size: odd int. Height and width of the kernel, in pixels; of a sequence
             its length in tokens.
         use_bias: bool. Whether there is a learned bias per channel.
+        kernel_initializer: initializer of the kernels, None for a normal with standard
+            deviation 0.02.
+        bias_initializer: initializer of the biases.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -38,10 +45,21 @@ class ConvolutionMixer(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
-    def __init__(self, kernel_size=3, use_bias=False, **kwargs):
+    def __init__(
+        self,
+        kernel_size=3,
+        use_bias=False,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.kernel_size = odd_integer("kernel_size", kernel_size)
         self.use_bias = use_bias
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
         sizes = map_or_sequence("ConvolutionMixer", input_shape)
@@ -52,7 +70,8 @@ class ConvolutionMixer(Composite):
             padding="same",
             use_bias=self.use_bias,
             data_format="channels_last",
-            kernel_initializer=truncated_normal(),
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
         )
         super().build(input_shape)
@@ -62,5 +81,10 @@ class ConvolutionMixer(Composite):
 
     def get_config(self):
         config = super().get_config()
-        config.update(kernel_size=self.kernel_size, use_bias=self.use_bias)
+        config.update(
+            kernel_size=self.kernel_size,
+            use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+        )
         return config

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers.composite import LayerWithParts
+from keras_metaformer.layers.initializers import near_zero
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.mixers.token_linear import TokenLinear
 from keras_metaformer.layers.tokens import (
@@ -73,7 +74,7 @@ class SpatialGatingUnit(LayerWithParts):
             tokens,
             input_grid=grid,
             output_grid=grid,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=1e-6),
+            kernel_initializer=near_zero(),
             bias_initializer="ones",
             dtype=self.dtype_policy,
             name="projection",

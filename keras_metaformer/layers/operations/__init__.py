@@ -126,7 +126,9 @@ def average_pool(inputs: Any, size: int) -> Any:
     return outputs
 
 
-def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
+def depthwise_convolution(
+    inputs: Any, kernel: Any, strides: int, dilation_rate: int = 1
+) -> Any:
     """Depthwise convolution, padded by half the kernel on every side.
 
     On CPUs JAX, and TensorFlow under XLA, add up shifted maps, with gradients of their
@@ -138,6 +140,7 @@ def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
         kernel: float tensor `(kernel_height, kernel_width, channels, depth_multiplier)`
             or `(size, channels, depth_multiplier)`, sizes odd.
         strides: int. Step in all directions, in pixels or tokens.
+        dilation_rate: int. Distance of the taps, in pixels; 1 unless `strides` is.
 
     Returns:
         Tensor `(batch, height / strides, width / strides, channels * multiplier)` or
@@ -149,7 +152,13 @@ def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
         maps, kernel = (
             ops.expand_dims(x, axis) for x, axis in ((inputs, 1), (kernel, 0))
         )
-        return ops.squeeze(depthwise_convolution(maps, kernel, strides), 1)
+        return ops.squeeze(
+            depthwise_convolution(maps, kernel, strides, dilation_rate), 1
+        )
+    if dilation_rate > 1:
+        return ops.depthwise_conv(
+            inputs, kernel, padding="same", dilation_rate=dilation_rate
+        )
     outputs = _fast("depthwise_convolution", inputs, kernel, strides)
     if outputs is not None:
         return outputs
