@@ -25,6 +25,7 @@ class BlockConfig:
 
     Attributes:
         mixer: per stage. The token mixer: `"identity"`, `"random"`, `"pooling"`,
+            `"convolution"`, `"depthwise_separable"`,
             `"separable_convolution"`, `"self_attention"`, `"token_mlp"`,
             `"cross_patch_linear"`, `"gated_mlp"`, `"ffnified_attention"`, or a layer of
             yours that keeps the shape `(batch, height, width, channels)`. Settings of a

@@ -11,7 +11,11 @@ import keras
 from keras_metaformer.layers.factories import make_layer
 from keras_metaformer.layers.mixers.channel_mlp import ChannelMLP
 from keras_metaformer.layers.mixers.convnext_channel_mixer import ConvNeXtChannelMixer
+from keras_metaformer.layers.mixers.convolution_mixer import ConvolutionMixer
 from keras_metaformer.layers.mixers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.mixers.depthwise_separable_mixer import (
+    DepthwiseSeparableMixer,
+)
 from keras_metaformer.layers.mixers.ffnified_attention import FFNifiedAttention
 from keras_metaformer.layers.mixers.gated_mlp import GatedMLP
 from keras_metaformer.layers.mixers.identity_mixer import IdentityMixer
@@ -52,6 +56,8 @@ TOKEN_MIXERS = {
     "identity": NamedMixer(IdentityMixer),
     "random": NamedMixer(RandomMixer, "seed"),
     "pooling": NamedMixer(PoolingMixer),
+    "convolution": NamedMixer(ConvolutionMixer, "use_bias"),
+    "depthwise_separable": NamedMixer(DepthwiseSeparableMixer, "use_bias"),
     "separable_convolution": NamedMixer(
         SeparableConvolutionMixer, "activation", "use_bias"
     ),
