@@ -105,7 +105,7 @@ class Loop:
         batches: the training data.
         epochs: int. Epochs of the whole run.
         path: of the checkpoint. One that is there is gone on from.
-        about: what the caller keeps in the checkpoint, as JSON can hold it.
+        about: gives what the caller keeps in the checkpoint, as JSON can hold it.
         holders: what holds further state, by name; the variables of the model, its
             optimizer and its metrics are known.
         callbacks: Keras callbacks. What they remember is kept (`callback_state`).
@@ -126,7 +126,7 @@ class Loop:
         batches: Batches,
         epochs: int,
         path: Path,
-        about: Mapping[str, Any] | None = None,
+        about: Callable[[], Mapping[str, Any]] = dict,
         holders: Mapping[str, Holder] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         movers: Sequence[keras.callbacks.Callback] = (),
@@ -142,7 +142,7 @@ class Loop:
         self.history: list[dict[str, float]] = []
         self.finished = False
         self.waited = 0.0
-        self._about = dict(about or {})
+        self._about = about
         self._holders = dict(holders or {})
         self._callbacks, self._movers = list(callbacks), list(movers)
         self._validate, self._on_step = validate, on_step
@@ -186,7 +186,7 @@ class Loop:
             callbacks.append(plain)
             arrays |= {f"callback/{place} {key}": value for key, value in found.items()}
         about = {
-            **self._about,
+            **self._about(),
             "epoch": self.epoch,
             "step": self.step,
             "finished": self.finished,
