@@ -19,7 +19,7 @@ class Records(keras.callbacks.Callback):
 
     Args:
         folder: of the run.
-        rates: the learning rate of each epoch.
+        rates: the learning rate at the start of each epoch.
         save: writes the model as it is, or its averages, to a path.
     """
 
@@ -44,7 +44,9 @@ class Records(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logs = logs or {}
-        row = {"epoch": epoch + 1, "learning_rate": float(self._rates[epoch]), **logs}
+        row = {"epoch": epoch + 1, "learning_rate": float(self._rates[epoch])}
+        # Keras sorts them by name.
+        row |= {name: logs[name] for name in ("loss", "accuracy")} | logs
         self.rows.append(row)
         for name, prefix in (("raw", "val_"), ("average", "average_val_")):
             if f"{prefix}accuracy" in logs:

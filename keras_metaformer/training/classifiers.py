@@ -8,12 +8,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.models.pyramid_model import description_of
 from keras_metaformer.training.models import classifier_layer
 from keras_metaformer.training.run_folder import RunFolder
 from keras_metaformer_lite.description import ImageDescription
-from keras_metaformer_lite.images import EvaluationTransform
 
 #: What `open_classifier` takes.
 Source = str | os.PathLike[str] | keras.Model
@@ -52,18 +51,12 @@ class KerasClassifier:
         self.classes = int(model.output_shape[-1])
         description = description_of(model)
         if description is None:
-            size = model.input_shape[1]
-            if size is None:
-                raise ValueError(
-                    "The model takes images of any size and has no description of its "
-                    f"images. Received: input_shape={model.input_shape}"
-                )
-            warnings.warn(
-                f"The model {model.name!r} does not say how it wants its images: they "
-                "are normalised with ImageNet's mean and standard deviation.",
-                stacklevel=2,
+            raise ValueError(
+                "Expected a model that says how its images are prepared: set "
+                "`model.image_description` (`keras_metaformer.models.pyramid_model."
+                "described` for a model of another package), and save it again. "
+                f"Received: model={model.name!r}"
             )
-            description = ImageDescription(EvaluationTransform(size))
         if description.output == "features":
             raise ValueError(
                 "Expected a classifier; this model gives features. "
@@ -156,7 +149,7 @@ def open_classifier(
 
 
 def _constructed(name: str, weights: Any) -> Classifier:
-    constructor = registry.get(name).constructor
+    constructor = families.get(name).constructor
     options = {} if weights is None else {"weights": weights}
     with warnings.catch_warnings():
         # A classifier that starts at random says nothing.

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.models.pyramid_model import (
     PyramidModel,
     described,
@@ -76,7 +76,7 @@ def _constructed(
     dtype: str,
     seed: int,
 ) -> PyramidModel:
-    variant = registry.get(name)
+    variant = families.get(name)
     size = recipe.image_size
     if size is None:
         known = weights in catalogue.list_weights(variant.name)
@@ -370,8 +370,21 @@ def _multiplies_in_bfloat16() -> bool:
 
 def device_name() -> str:
     """What the model is trained on, in words."""
-    devices = keras.distribution.list_devices()
-    return ", ".join(map(str, devices)) or "cpu"
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+        return f"the CPU with {torch.get_num_threads()} threads"
+    if backend == "jax":
+        import jax
+
+        return f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    import tensorflow as tf
+
+    found: Any = tf.config.list_physical_devices("GPU")
+    return ", ".join(each.name for each in found) or "the CPU"
 
 
 def softmax(logits: Any) -> np.ndarray:

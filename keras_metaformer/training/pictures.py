@@ -153,7 +153,9 @@ def draw_batch(
         spread = target.min()  # by label smoothing
         told = [each for each in best if target[each] > spread + 1e-6] or best[:1]
         titles.append(
-            "\n".join(f"{_short(class_names[each])} {target[each]:.0%}" for each in told)
+            "\n".join(
+                f"{_short(class_names[each])} {target[each]:.0%}" for each in told
+            )
         )
     _draw_grid(list(pixels), titles, "Training images as the model sees them", path)
 

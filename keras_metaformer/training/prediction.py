@@ -146,7 +146,9 @@ def predict(
         ValueError: if the model is no classifier, or has no embeddings.
     """
     classifier = _opened(model, weights)
-    files = expand_images([images] if isinstance(images, (str, os.PathLike)) else images)
+    files = expand_images(
+        [images] if isinstance(images, (str, os.PathLike)) else images
+    )
     names: list[str] = []
     values: list[np.ndarray] = []
     unreadable: list[tuple[str, str]] = []
@@ -190,9 +192,7 @@ def predicted_batches(
                 values = run(np.concatenate([batch, fill]))[:count]
             else:
                 values = np.zeros((0, classifier.classes), "float32")
-            yield Predictions(
-                [name for name, _ in readable], values, names, unreadable
-            )
+            yield Predictions([name for name, _ in readable], values, names, unreadable)
 
 
 def _chunks(results: Iterable[list[Any]], size: int) -> Iterator[list[Any]]:

@@ -18,7 +18,7 @@ import numpy as np
 from keras_metaformer.models.pyramid_model import description_of
 from keras_metaformer.training import models
 from keras_metaformer.training.averaging import AverageWeights, WeightAverage
-from keras_metaformer.training.callbacks import Progress, Records, duration, summary
+from keras_metaformer.training.callbacks import Progress, Records, summary
 from keras_metaformer.training.checkpoint import read_about
 from keras_metaformer.training.diagnosis import explain
 from keras_metaformer.training.evaluation import Counter, Evaluation
@@ -71,6 +71,7 @@ class TrainingResult:
         folder: of the run; `km.evaluate`, `km.predict` and the commands take it.
         finished: bool. Whether all epochs are done.
         message: how to go on, where they are not.
+        reason: why it ended, where they are not: `"SIGINT"`, `"SIGTERM"`, `"time"`.
         history: a row of numbers an epoch.
         evaluation: of the best model on the validation data, where the run is finished.
     """
@@ -78,6 +79,7 @@ class TrainingResult:
     folder: Path
     finished: bool
     message: str
+    reason: str
     history: list[dict[str, float]]
     evaluation: Evaluation | None
 
@@ -183,9 +185,10 @@ def train(
     model = model or recipe.model or DEFAULT_MODEL
 
     parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-    report = _checked(parts, about, workers, say)
+    report = _checked(parts, about, workers, folder, say)
     training, held = report.training, report.validation
     assert held is not None
+    recipe.updates_per_epoch(len(training))  # an error where there are too few images
     tag = _weights(weights, recipe, model)
     if automatic and about is None:
         from keras_metaformer.training.batch_probe import best_batch_size
@@ -206,6 +209,8 @@ def train(
     }
     if about is not None:
         check_same(about["config"], config, folder.path)
+        if about["finished"]:
+            return _finished(folder, about, say)
     if deterministic:
         _ask_for_determinism()
 
@@ -226,6 +231,15 @@ def train(
         callbacks=callbacks,
         dry_run=dry_run,
     )
+
+
+def _finished(
+    folder: RunFolder, about: Mapping[str, Any], say: Callable[[str], None]
+) -> TrainingResult:
+    say(
+        f"The run in {folder.path} is finished: its best model is {folder.best_model()}"
+    )
+    return TrainingResult(folder.path, True, "", "", list(about["history"]), None)
 
 
 class _Run:
@@ -389,9 +403,9 @@ class _Run:
             return None
         size = description.transform.resolution
         if isinstance(teacher, str) and not teacher.endswith(".keras"):
-            from keras_metaformer.models import registry
+            from keras_metaformer.models import families
 
-            return registry.get(teacher).constructor(
+            return families.get(teacher).constructor(
                 include_preprocessing=description.includes_preprocessing,
                 input_shape=(size, size, 3),
                 dtype=self.config["dtype"],
@@ -442,7 +456,7 @@ class _Run:
         )
         self.say(message)
         return TrainingResult(
-            self.folder.path, False, message, list(loop.history), None
+            self.folder.path, False, message, stopped.reason, list(loop.history), None
         )
 
     def _diverged(
@@ -454,9 +468,7 @@ class _Run:
             f"{error}. {found} The last good state is in {self.folder.checkpoint}."
         ) from error
 
-    def _finish(
-        self, loop: Loop, workers: int | None, dry_run: bool
-    ) -> TrainingResult:
+    def _finish(self, loop: Loop, workers: int | None, dry_run: bool) -> TrainingResult:
         from keras_metaformer.training.classifiers import open_classifier
 
         path = self.folder.best_model()
@@ -481,7 +493,7 @@ class _Run:
         if dry_run:
             self.say(f"Everything works. What it wrote is in {self.folder.path}.")
         return TrainingResult(
-            self.folder.path, True, "", list(loop.history), evaluation
+            self.folder.path, True, "", "", list(loop.history), evaluation
         )
 
 
@@ -628,10 +640,14 @@ def _parts_of_folder(data: Any) -> tuple[Path, Path] | None:
     """The parts of a folder that has one for training and one to validate with."""
     if not isinstance(data, (str, os.PathLike)) or not Path(data).is_dir():
         return None
-    folders = {each.name.lower(): each for each in Path(data).iterdir() if each.is_dir()}
+    folders = {
+        each.name.lower(): each for each in Path(data).iterdir() if each.is_dir()
+    }
     training = [folders[name] for name in ("train", "training") if name in folders]
     held = [
-        folders[name] for name in ("validation", "valid", "val", "test") if name in folders
+        folders[name]
+        for name in ("validation", "valid", "val", "test")
+        if name in folders
     ]
     return (training[0], held[0]) if training and held else None
 
@@ -640,6 +656,7 @@ def _checked(
     parts: tuple[Source, Source],
     about: Mapping[str, Any] | None,
     workers: int | None,
+    folder: RunFolder,
     say: Callable[[str], None],
 ) -> SourceReport:
     """The data without what cannot be read, and what is to be said of it.
@@ -663,6 +680,13 @@ def _checked(
     )
     for warning in report.warnings:
         say(f"Warning: {warning}")
+    if report.unreadable:
+        path = folder.path / "unreadable.csv"
+        write_table(
+            path,
+            [{"image": name, "reason": reason} for name, reason in report.unreadable],
+        )
+        say(f"They are listed in {path}")
     return report
 
 
@@ -741,7 +765,9 @@ def parse_seconds(text: str | float) -> float:
         parts = re.findall(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*", text.strip().lower())
         whole = "".join(f"{number}{unit}" for number, unit in parts)
         if not parts or whole != re.sub(r"\s", "", text.lower()):
-            raise ValueError(f"Expected a time such as '2h', '30m' or '45s'. {received}")
+            raise ValueError(
+                f"Expected a time such as '2h', '30m' or '45s'. {received}"
+            )
         seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not seconds > 0:
         raise ValueError(f"Expected a positive time. {received}")
@@ -757,13 +783,12 @@ def parse_interval(value: str | int) -> Interval:
     text = str(value).strip()
     if text.isdecimal():
         if not int(text):
-            raise ValueError(f"Expected a positive number of steps. Received: {value!r}")
+            raise ValueError(
+                f"Expected a positive number of steps. Received: {value!r}"
+            )
         return Interval(steps=int(text))
     return Interval(seconds=parse_seconds(text))
 
 
 def _nothing() -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
-
-
-__all__ = ["TrainingDiverged", "TrainingResult", "duration", "train", "write_table"]
