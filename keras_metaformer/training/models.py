@@ -286,6 +286,8 @@ def rebuilt(
         ValueError: if the weights depend on the size of the images.
     """
     config = keras.saving.serialize_keras_object(model)
+    # What it was trained with is no part of it.
+    config.pop("compile_config", None)
     changed = _edited(config, dtype, size)
     if changed == config and not copy:
         return model

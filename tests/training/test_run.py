@@ -369,7 +369,7 @@ def test_messages_of_the_command(photographs, tmp_path):
         os.rename(
             next((one / "single").glob("0*.png")), one / "single" / f"x{place}.png"
         )
-    assert "one class" in said(one, "--model", model, *output, "--workers", 0).lower()
+    assert "two classes" in said(one, "--model", model, *output, "--workers", 0)
 
 
 @pytest.mark.backend_independent
