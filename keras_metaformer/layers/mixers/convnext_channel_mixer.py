@@ -47,7 +47,8 @@ class ConvNeXtChannelMixer(MetaMixer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether batch norms use the batch's own statistics.
 
     Returns:
@@ -84,7 +85,9 @@ class ConvNeXtChannelMixer(MetaMixer):
             **kwargs,
         )
         self.kernel_size = kernel_size
-        self.ratio = positive_integer("ratio", ratio)
+        # 4.0, which is an MLP's default, is whole too.
+        whole = int(ratio) if ratio == int(ratio) else ratio
+        self.ratio = positive_integer("ratio", whole)
         self.use_bias = use_bias
         self.dropout = dropout
         self.seed = seed

@@ -51,6 +51,10 @@ LAYERS = {
     "squeeze_excitation": layers.SqueezeExcitation,
     "pooling": layers.PoolingMixer,
     "random": lambda: layers.RandomMixer(seed=0),
+    "plain_convolution": lambda: layers.ConvolutionMixer(use_bias=True),
+    "depthwise_separable": lambda: layers.DepthwiseSeparableMixer(use_bias=True),
+    "position_embedding": layers.PositionEmbedding,
+    "class_token": layers.ClassToken,
     "separable": layers.SeparableConvolutionMixer,
     "separable_bias": lambda: layers.SeparableConvolutionMixer(use_bias=True),
     "attention": lambda: layers.SelfAttentionMixer(4, use_bias=True),
@@ -83,10 +87,23 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("size", [(9, 8), (2, 3)])
-@pytest.mark.parametrize("name", LAYERS)
+#: What takes no sequences.
+OF_MAPS = (
+    "convolution",
+    "strided_convolution",
+    "average",
+    "maximum",
+    "squeeze_excitation",
+    "patch_merging",
+    "stem",
+)
+CASES = [(name, size) for name in LAYERS for size in ((9, 8), (2, 3))]
+CASES += [(name, (7,)) for name in LAYERS if name not in OF_MAPS]
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
 def test_layer(name, size):
-    from keras_metaformer.export.graph import Value, lower
+    from keras_metaformer.export.lowering import Value, lower
 
     if name in ("stem", "strided_convolution") and size == (2, 3):
         size = (7, 8)  # The smallest that their kernels take.
@@ -106,7 +123,7 @@ def test_layer(name, size):
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_model(name):
-    from keras_metaformer.export.graph import Value, lower_model
+    from keras_metaformer.export.lowering import Value, lower_model
     from keras_metaformer.inference.folding import fold
 
     model = SMALL_MODELS[name]()
@@ -118,7 +135,7 @@ def test_model(name):
 
 
 def test_classes_with_another_call_are_traced():
-    from keras_metaformer.export.graph import Value, is_traced, lower
+    from keras_metaformer.export.lowering import Value, is_traced, lower
 
     class Halved(keras.layers.Dense):
         def call(self, inputs):
@@ -139,7 +156,7 @@ def test_classes_with_another_call_are_traced():
 
 
 def test_models_that_are_no_plain_graph():
-    from keras_metaformer.export.graph import Value, lower_model
+    from keras_metaformer.export.lowering import Value, lower_model
 
     shared = keras.layers.Dense(8)
     image = keras.Input((4, 4, 8))
@@ -158,7 +175,7 @@ def test_models_that_are_no_plain_graph():
 
 def test_large_scale_next_to_small_one():
     """An offset is not divided by a factor that vanishes."""
-    from keras_metaformer.export.graph import Value, lower
+    from keras_metaformer.export.lowering import Value, lower
 
     layer = layers.DepthwiseConvolution(3)
     layer.build((1, 4, 4, 2))
