@@ -12,6 +12,15 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def whole_number(name: str, value) -> int:
+    """`value` as an int of at least 0, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def static_size(layer: str, input_shape) -> tuple[int, int]:
     """Height and width of a `(batch, height, width, channels)` shape.
 
