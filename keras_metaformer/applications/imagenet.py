@@ -8,8 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.data.classes import class_names
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
+from keras_metaformer_lite.classes import class_names
 
 #: Datasets whose class names are known, by the number of classes.
 _DATASETS = {1000: "imagenet", 21841: "imagenet21k"}

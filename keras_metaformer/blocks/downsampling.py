@@ -5,7 +5,11 @@ from keras import ops
 
 from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts, deserialize_parts
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.validation import positive_integer
 
@@ -32,6 +36,9 @@ class Downsampling(LayerWithParts):
         pre_norm: layer before the convolution, or None.
         post_norm: layer after it, or None.
         use_bias: bool. Whether the convolution has a bias.
+        kernel_initializer: initializer of the kernel, None for a normal with standard
+            deviation 0.02.
+        bias_initializer: initializer of the bias.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -55,6 +62,8 @@ class Downsampling(LayerWithParts):
         pre_norm=None,
         post_norm=None,
         use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -65,6 +74,10 @@ class Downsampling(LayerWithParts):
         self.pre_norm = pre_norm
         self.post_norm = post_norm
         self.use_bias = use_bias
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.convolution = keras.layers.Conv2D(
             filters,
             kernel_size,
@@ -72,7 +85,8 @@ class Downsampling(LayerWithParts):
             padding="valid",
             use_bias=use_bias,
             data_format="channels_last",
-            kernel_initializer=truncated_normal(),
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
             name="convolution",
         )
@@ -139,6 +153,8 @@ class Downsampling(LayerWithParts):
             pre_norm=keras.saving.serialize_keras_object(self.pre_norm),
             post_norm=keras.saving.serialize_keras_object(self.post_norm),
             use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
         )
         return config
 

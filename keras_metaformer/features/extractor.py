@@ -1,5 +1,6 @@
 """A model that gives the maps of its levels."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,12 @@ from keras_metaformer.features.freezing import freeze
 from keras_metaformer.layers import ImageNormalization
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.nodes import output_in
-from keras_metaformer.models.pyramid_model import PyramidModel, pyramid_layers
+from keras_metaformer.models.pyramid_model import (
+    PyramidModel,
+    description_of,
+    pyramid_layers,
+)
+from keras_metaformer_lite.description import ImageDescription
 
 #: Of FFNet's detectors and segmenters.
 _NORM_EPSILON = 1e-6
@@ -120,10 +126,35 @@ def feature_extractor(
         outputs[level] = tensor
     if last is not None:
         outputs[_own_output(model)] = last
-    extractor = FeatureExtractor(image, outputs, name=name or f"{model.name}_features")
+    extractor = FeatureExtractor(
+        image,
+        outputs,
+        name=name or f"{model.name}_features",
+        image_description=of_features(description_of(model), image.shape[1:3]),
+    )
     if frozen_stages is not None:
         freeze(extractor, frozen_stages)
     return extractor
+
+
+def of_features(
+    description: ImageDescription | None,
+    size: Sequence[int | None] = (None, None),
+) -> ImageDescription | None:
+    """What a model that gives features knows of its images.
+
+    Args:
+        description: of the model with the classifier.
+        size: `(height, width)` that the new one takes, None for any.
+    """
+    if description is None or size[0] != size[1]:
+        return None
+    transform = description.transform
+    if size[0] is not None:
+        transform = dataclasses.replace(transform, resolution=size[0])
+    return dataclasses.replace(
+        description, transform=transform, output="features", class_names=None
+    )
 
 
 def _chosen(
@@ -147,8 +178,8 @@ def _chosen(
     chosen: dict[str, keras.layers.Layer] = {}
     for level in levels:
         is_index = isinstance(level, int) and not isinstance(level, bool)
-        if is_index and -len(blocks) <= level < len(blocks):
-            layer = blocks[level]
+        if is_index and -len(blocks) <= int(level) < len(blocks):
+            layer = blocks[int(level)]
             level = layer.name
         elif isinstance(level, str) and (level in pyramid or level in by_name):
             layer = pyramid.get(level) or by_name[level]
@@ -207,7 +238,7 @@ def _on_image(
         )
     asked_for = keras.Model(image, outputs)
     other: Any = keras.layers.Input(after, dtype=image.dtype, name="image")
-    moved = keras.models.clone_model(
+    moved: Any = keras.models.clone_model(
         asked_for, input_tensors=other, clone_function=lambda layer: layer
     )
     return other, dict(moved.output)

@@ -20,7 +20,9 @@ from keras_metaformer.layers import (
     BatchNormalized,
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
+    ConvolutionMixer,
     DepthwiseConvolution,
+    DepthwiseSeparableMixer,
     Dropout,
     FFNifiedAttention,
     GatedMLP,
@@ -34,7 +36,12 @@ from keras_metaformer.layers import (
 )
 from keras_metaformer.models.nodes import nodes_of
 
-LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
+LINEAR = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    DepthwiseConvolution,
+)
 
 
 class LayerCopyError(TypeError):
@@ -245,14 +252,16 @@ def _fold_reparameterizable_depthwise(
         scale, offset = scale_and_offset(branch.norm)
         part = _scaled(branch.linear, _kernel(branch), scale)
         border = (layer.kernel_size - len(part)) // 2
-        sides = (border, border)
-        kernel = kernel + np.pad(part, (sides, sides, (0, 0), (0, 0)))
+        sides = ((border, border),) * (part.ndim - 2)
+        kernel = kernel + np.pad(part, (*sides, (0, 0), (0, 0)))
         bias = bias + offset
     return _linear(layer.large.linear, layer.name, input_shape, kernel, bias)
 
 
 @_rule_for(MetaMixer, FFNifiedAttention, ConvNeXtChannelMixer)
 def _fold_meta_mixer(layer: MetaMixer, input_shape: Any) -> keras.layers.Layer:
+    if getattr(layer, "drop", None) is not None:  # A plain MetaMixer has none.
+        return _copy(layer, input_shape)
     parts: dict[str, keras.layers.Layer | None] = {}
 
     def fold_part(name: str, shape: Any) -> Any:
@@ -442,7 +451,8 @@ def _fold_affine(norm: Affine, linear: Any) -> IdentityMixer | None:
     stay where they are: the backends' fused norms need one, and torch's is slower
     without.
     """
-    kernel, offset = _array(linear.kernel), _array(norm.offset)
+    kernel = _array(linear.kernel)
+    offset = _array(norm.offset) if norm.use_bias else np.zeros(len(kernel))
     if linear.use_bias:
         linear.bias.assign(_array(linear.bias) + offset @ kernel)
     elif offset.any():
@@ -465,7 +475,14 @@ def _last_linear(transform: keras.layers.Layer) -> Any:
     last: Any = None
     if type(transform) is MetaMixer:
         last = transform.projection or transform.aggregation
-    elif type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
+    elif type(transform) is ConvolutionMixer:
+        last = transform.convolution
+    elif type(transform) in (
+        ChannelMLP,
+        DepthwiseSeparableMixer,
+        SeparableConvolutionMixer,
+        GatedMLP,
+    ):
         last = transform.project
     elif type(transform) is SelfAttentionMixer:
         last = transform.output_projection

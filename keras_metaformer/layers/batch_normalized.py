@@ -26,10 +26,11 @@ class BatchNormalized(Composite):
     Args:
         linear: layer without bias and activation: `Dense`, `Conv2D` or
             `DepthwiseConvolution`.
+        use_bias: bool. Whether the batch norm has an offset.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor, of the shape that `linear` takes.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:
@@ -40,7 +41,7 @@ class BatchNormalized(Composite):
         ValueError: if it has a bias or an activation.
     """
 
-    def __init__(self, linear, **kwargs):
+    def __init__(self, linear, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         if not isinstance(linear, _LINEAR):
             raise TypeError(
@@ -55,14 +56,20 @@ class BatchNormalized(Composite):
                 f"use_bias={linear.use_bias}, activation={activation}"
             )
         self.linear = linear
-        self.norm = make_norm("batch_norm", epsilon=_EPSILON, dtype=self.dtype_policy)
+        self.use_bias = use_bias
+        self.norm = make_norm(
+            "batch_norm", use_bias, epsilon=_EPSILON, dtype=self.dtype_policy
+        )
 
     def flow(self, run, x):
         return run(x, self.linear, self.norm)
 
     def get_config(self):
         config = super().get_config()
-        config.update(linear=keras.saving.serialize_keras_object(self.linear))
+        config.update(
+            linear=keras.saving.serialize_keras_object(self.linear),
+            use_bias=self.use_bias,
+        )
         return config
 
     @classmethod
@@ -81,7 +88,7 @@ class BatchNormalizedSkip(Composite):
     (1, 7, 7, 8)
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(..., channels)`.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:

@@ -3,7 +3,11 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import (
+    map_or_sequence,
+    odd_integer,
+    positive_integer,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -12,7 +16,9 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
     stride `s`, depth multiplier `m` and padding `p = kernel_size // 2` on every side,
-    as in PyTorch (Keras' "same" pads otherwise where the stride is 2).
+    as in PyTorch (Keras' "same" pads otherwise where the stride is 2). With a dilation
+    rate `d` the taps are `d u - d p` and `d v - d p` away. For sequences the kernels
+    are of one dimension.
 
     Example:
 
@@ -21,22 +27,29 @@ class DepthwiseConvolution(keras.layers.Layer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Height and width of the kernels, in pixels.
-        strides: int. Step in both directions, in pixels.
+        kernel_size: odd int. Height and width of the kernels, in pixels; for sequences
+            their length in tokens.
+        strides: int. Step in all directions, in pixels or tokens.
         depth_multiplier: int. Output channels for each input channel.
         use_bias: bool. Whether to add a learned bias per output channel.
         kernel_initializer: initializer of the kernels.
+        bias_initializer: initializer of the biases.
+        dilation_rate: int. Distance of the taps, in pixels.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
 
     Returns:
         Tensor `(batch, height // strides, width // strides, channels *
-        depth_multiplier)`, sizes rounded up, in the layer's compute dtype.
+        depth_multiplier)` or `(batch, tokens // strides, channels * depth_multiplier)`,
+        sizes rounded up, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is even or an argument is not positive.
+        ValueError: if `kernel_size` is even, an argument is not positive, `strides` and
+            `dilation_rate` are both above 1, which TensorFlow does not have, or when
+            built for neither a map nor a sequence.
     """
 
     makes_own_output = True
@@ -48,48 +61,50 @@ class DepthwiseConvolution(keras.layers.Layer):
         depth_multiplier=1,
         use_bias=False,
         kernel_initializer="variance_scaling",
+        bias_initializer="zeros",
+        dilation_rate=1,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.kernel_size = positive_integer("kernel_size", kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                "`kernel_size` must be odd, so that the padding is the same on every "
-                f"side. Received: kernel_size={kernel_size}"
-            )
+        self.kernel_size = odd_integer("kernel_size", kernel_size)
         self.strides = positive_integer("strides", strides)
         self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
         self.use_bias = use_bias
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.dilation_rate = positive_integer("dilation_rate", dilation_rate)
+        if strides > 1 and dilation_rate > 1:
+            raise ValueError(
+                "One of `strides` and `dilation_rate` must be 1. "
+                f"Received: strides={strides}, dilation_rate={dilation_rate}"
+            )
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        size = self.kernel_size
+        sizes = map_or_sequence("DepthwiseConvolution", input_shape)
+        area = (self.kernel_size,) * len(sizes)
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(size, size, channels, self.depth_multiplier),
+            shape=(*area, channels, self.depth_multiplier),
             initializer=self.kernel_initializer,
         )
         if self.use_bias:
             self.bias = self.add_weight(
                 name="bias",
                 shape=(channels * self.depth_multiplier,),
-                initializer="zeros",
+                initializer=self.bias_initializer,
             )
 
     def call(self, inputs):
-        kernel, strides = self.kernel, self.strides
-        outputs = operations.depthwise_convolution(inputs, kernel, strides)
+        outputs = operations.depthwise_convolution(
+            inputs, self.kernel, self.strides, self.dilation_rate
+        )
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
-        batch, height, width, channels = input_shape
-        return (
-            batch,
-            None if height is None else -(-height // self.strides),
-            None if width is None else -(-width // self.strides),
-            channels * self.depth_multiplier,
-        )
+        batch, *sizes, channels = input_shape
+        strided = (None if size is None else -(-size // self.strides) for size in sizes)
+        return (batch, *strided, channels * self.depth_multiplier)
 
     def get_config(self):
         config = super().get_config()
@@ -99,5 +114,7 @@ class DepthwiseConvolution(keras.layers.Layer):
             depth_multiplier=self.depth_multiplier,
             use_bias=self.use_bias,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+            dilation_rate=self.dilation_rate,
         )
         return config

@@ -23,14 +23,16 @@ class ReparameterizableDepthwise(Composite):
     (1, 7, 7, 8)
 
     Args:
-        kernel_size: odd int, at least 3. Of the large branch, in pixels; the small one
-            has half, rounded down to an odd number.
-        strides: int. Step in both directions, in pixels.
+        kernel_size: odd int, at least 3. Of the large branch, in pixels or tokens; the
+            small one has half, rounded down to an odd number.
+        strides: int. Step in all directions, in pixels or tokens.
         depth_multiplier: int. Output channels for each input channel.
+        use_bias: bool. Whether the batch norms have offsets.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:
@@ -45,7 +47,9 @@ class ReparameterizableDepthwise(Composite):
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
     """
 
-    def __init__(self, kernel_size=7, strides=1, depth_multiplier=1, **kwargs):
+    def __init__(
+        self, kernel_size=7, strides=1, depth_multiplier=1, use_bias=True, **kwargs
+    ):
         super().__init__(**kwargs)
         self.kernel_size = positive_integer("kernel_size", kernel_size)
         if kernel_size < 3 or kernel_size % 2 == 0:
@@ -56,6 +60,7 @@ class ReparameterizableDepthwise(Composite):
         half = kernel_size // 2
         self.strides = strides
         self.depth_multiplier = depth_multiplier
+        self.use_bias = use_bias
         self.large = self._branch(kernel_size)
         self.small = self._branch(half if half % 2 else half - 1)
 
@@ -67,7 +72,7 @@ class ReparameterizableDepthwise(Composite):
             kernel_initializer=truncated_normal(),
             dtype=self.dtype_policy,
         )
-        return BatchNormalized(convolution, dtype=self.dtype_policy)
+        return BatchNormalized(convolution, self.use_bias, dtype=self.dtype_policy)
 
     def flow(self, run, x):
         return run.add(run(x, self.large), run(x, self.small))
@@ -78,5 +83,6 @@ class ReparameterizableDepthwise(Composite):
             kernel_size=self.kernel_size,
             strides=self.strides,
             depth_multiplier=self.depth_multiplier,
+            use_bias=self.use_bias,
         )
         return config

@@ -6,6 +6,7 @@ from keras import ops
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.validation import positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -20,6 +21,8 @@ class SqueezeExcitation(LayerWithParts):
 
     Args:
         ratio: float in (0, 1]. Hidden channels for each channel of the input.
+        divisor: int. The hidden channels are the nearest multiple of it, at least one;
+            8 in FFNet.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -29,21 +32,24 @@ class SqueezeExcitation(LayerWithParts):
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `ratio` lies outside (0, 1].
+        ValueError: if `ratio` lies outside (0, 1], or `divisor` is not positive.
 
     Reference:
         - Squeeze-and-Excitation Networks, https://arxiv.org/abs/1709.01507
     """
 
-    def __init__(self, ratio=0.25, **kwargs):
+    def __init__(self, ratio=0.25, divisor=8, **kwargs):
         super().__init__(**kwargs)
         if not 0 < ratio <= 1:
             raise ValueError(f"`ratio` must lie in (0, 1]. Received: ratio={ratio}")
         self.ratio = ratio
+        self.divisor = positive_integer("divisor", divisor)
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        hidden = max(1, int(self.ratio * channels))
+        # Halves upwards, as `make_divisible` of timm rounds.
+        multiples = int(self.ratio * channels + self.divisor / 2) // self.divisor
+        hidden = max(1, multiples) * self.divisor
         pooled = (input_shape[0], 1, 1, channels)
         self.squeeze = self._linear(hidden, "relu", "squeeze")
         self.excite = self._linear(channels, "sigmoid", "excite")
@@ -69,5 +75,5 @@ class SqueezeExcitation(LayerWithParts):
 
     def get_config(self):
         config = super().get_config()
-        config.update(ratio=self.ratio)
+        config.update(ratio=self.ratio, divisor=self.divisor)
         return config

@@ -48,7 +48,7 @@ FOREIGN_WORDS = {
     "grad_checkpointing": "`gradient_checkpointing`",
     "include_rescaling": "`include_preprocessing`",
     "head_dim": "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`",
-    "features_only": "`km.feature_extractor(model)`, which gives the maps of each level",
+    "features_only": "`km.feature_extractor(model)`, of a model",
 }
 
 

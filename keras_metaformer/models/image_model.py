@@ -16,6 +16,8 @@ from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.pyramid_model import PyramidModel
+from keras_metaformer_lite.description import ImageDescription
+from keras_metaformer_lite.images import EvaluationTransform
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -197,7 +199,47 @@ class ImageArguments:
             inputs = keras.utils.get_source_inputs(image)
             # Keras warns if a model of `[input]` is called with a bare tensor.
             inputs = inputs[0] if len(inputs) == 1 else inputs
-        return PyramidModel(inputs=inputs, outputs=x, name=self.name)
+        model = PyramidModel(inputs=inputs, outputs=x, name=self.name)
+        if image.shape[1] is not None:
+            normalisation: Any = {"mean": self.mean, "std": self.std}
+            self.describe(model, EvaluationTransform(image.shape[1], **normalisation))
+        return model
+
+    def describe(
+        self,
+        model: PyramidModel,
+        transform: EvaluationTransform,
+        class_names: str | None = None,
+    ) -> None:
+        """Write into a model what it knows of its images.
+
+        A model that is not for square RGB images is left alone, and so is one whose
+        `input_tensor` was made of something else.
+
+        Args:
+            model: made with these arguments.
+            transform: of its images; its resolution counts where the model takes any.
+            class_names: a list of `keras_metaformer_lite.classes`, or None.
+        """
+        if self.input_tensor is not None and (
+            len(model.inputs) != 1 or model.inputs[0] is not self.input_tensor
+        ):
+            return
+        shapes = model.input_shape
+        height, width = (side or transform.resolution for side in shapes[1:3])
+        if height != width or shapes[3] != 3:
+            return
+        output = "features"
+        if self.include_top:
+            activation = keras.activations.get(self.classifier_activation)
+            is_linear = activation is keras.activations.linear
+            output = "logits" if is_linear else "probabilities"
+        model.image_description = ImageDescription(
+            dataclasses.replace(transform, resolution=height),
+            includes_preprocessing=self.include_preprocessing,
+            output=output,
+            class_names=class_names if self.include_top else None,
+        )
 
     def _head(self, x, head: str, dropout: float, seed: int | None):
         if head == "mlp":

@@ -13,8 +13,10 @@ from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.config import pyramid_level
 from keras_metaformer.models.nodes import nodes_of, output_in
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
+from keras_metaformer_lite.description import ImageDescription
 
 _COMPILE = inspect.signature(keras.Model.compile)
+_DESCRIPTION = "_image_description"
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -25,6 +27,41 @@ class PyramidModel(keras.Model):
     properties as their backbone. They are read from the graph, so they are there after
     loading a `.keras` file too.
     """
+
+    def __init__(self, *args, image_description=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if isinstance(image_description, dict):  # a config's
+            image_description = ImageDescription.from_config(image_description)
+        if image_description is None and len(self.outputs) == 1:
+            image_description = getattr(self.outputs[0], _DESCRIPTION, None)
+        self.image_description = image_description
+
+    @property
+    def image_description(self) -> ImageDescription | None:
+        """How the model wants its images, and what it says of them; saved with it."""
+        return self.__dict__.get(_DESCRIPTION)
+
+    @image_description.setter
+    def image_description(self, description: ImageDescription | None) -> None:
+        if description is not None:
+            check_description(self, description)
+        # Keras' `__setattr__` would keep track of what it takes for a container.
+        self.__dict__[_DESCRIPTION] = description
+
+    def get_config(self):
+        config = super().get_config()
+        if self.image_description is not None:
+            config["image_description"] = self.image_description.get_config()
+        return config
+
+    def _run_through_graph(self, inputs, *args, **kwargs):
+        outputs = super()._run_through_graph(inputs, *args, **kwargs)
+        # `clone_model` makes the new model of nothing but its inputs and outputs.
+        if self.image_description is not None and isinstance(
+            outputs, keras.KerasTensor
+        ):
+            setattr(outputs, _DESCRIPTION, self.image_description)
+        return outputs
 
     @property
     def pyramid_level_inputs(self) -> dict[str, str]:
@@ -139,6 +176,68 @@ def pyramid_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
         elif isinstance(layer, StageOutput):
             levels[pyramid_level(stride)] = layer
     return levels
+
+
+def check_description(model: keras.Model, description: ImageDescription) -> None:
+    """Raise a `ValueError` where a description is not one of this model's images."""
+    if not isinstance(description, ImageDescription):
+        raise ValueError(
+            "`image_description` must be an ImageDescription, or None. "
+            f"Received: image_description={description!r}"
+        )
+    shapes, size = model.input_shape, description.transform.resolution
+    if not isinstance(shapes, tuple) or len(shapes) != 4:
+        raise ValueError(
+            "Only a model of one image (batch, height, width, channels) has an "
+            f"`image_description`. Received: input_shape={shapes}"
+        )
+    fits = all(
+        own in (None, asked)
+        for own, asked in zip(shapes[1:], (size, size, 3), strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"The description is of images {(size, size, 3)}, the model takes others. "
+            f"Received: input_shape={shapes}"
+        )
+    names, outputs = description.names(), model.output_shape
+    if names is not None and (not outputs or outputs[-1] != len(names)):
+        raise ValueError(
+            f"The description names {len(names)} classes, the model has others. "
+            f"Received: output_shape={outputs}"
+        )
+
+
+def description_of(model: keras.Model) -> ImageDescription | None:
+    """What a model knows of its images, or None where it knows nothing."""
+    return getattr(model, "image_description", None)
+
+
+def described(model: keras.Model, description: ImageDescription) -> PyramidModel:
+    """A functional model as one that knows its images.
+
+    Args:
+        model: a functional model from one image, of this package or any other.
+        description: of its images.
+
+    Returns:
+        The model itself where it has a place for the description, else a
+        `PyramidModel` of the same layers; what `compile` was told is not kept then.
+
+    Raises:
+        TypeError: if the model is not functional.
+        ValueError: if the description does not fit the model.
+    """
+    if not isinstance(model, PyramidModel):
+        if not hasattr(model, "operations"):
+            raise TypeError(
+                "Only a functional model can be saved with an `image_description`. "
+                f"Received: model={model!r} of type {type(model).__name__}"
+            )
+        check_description(model, description)
+        model = PyramidModel(model.inputs[0], model.outputs[0], name=model.name)
+    model.image_description = description
+    return model
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")

@@ -16,7 +16,8 @@ from keras_metaformer.models.image_model import (
     dtype_policy,
 )
 from keras_metaformer.models.pyramid_model import PyramidModel
-from keras_metaformer_lite.weights.catalogue import default_tag
+from keras_metaformer_lite.classes import dataset_of
+from keras_metaformer_lite.weights.catalogue import default_tag, find
 
 
 class _DefaultClasses(int):
@@ -123,6 +124,7 @@ def define_variant(
     constructor_name = f"{family.title}{size}"
     default_name = snake_case(constructor_name)
     default_weights = default_tag(constructor_name)
+    published = find(constructor_name, default_weights) if default_weights else None
     config = family.config_class(**{**family.defaults, **family.sizes[size]})
     options = [
         field
@@ -161,7 +163,15 @@ def define_variant(
             with dtype_policy(dtype):
                 return family.build(made_of, arguments, size)
 
-        return pretrained.build(make, token_interpolation)
+        model = pretrained.build(make, token_interpolation)
+        # Of weights that are not published, the nearest to be known is how the
+        # published ones are evaluated.
+        row = pretrained.checkpoint or published
+        if row is not None:
+            is_whole = pretrained.checkpoint and row.classes == arguments.classes
+            names = dataset_of(row.classes) if is_whole else None
+            arguments.describe(model, row.transform, names)
+        return model
 
     signature = _signature(config, options, default_name, default_weights)
     constructor.__signature__ = signature  # type: ignore[attr-defined]

@@ -123,6 +123,7 @@ def _block_rules(prefix: str) -> tuple[tuple[str, str], ...]:
         (_MIXER + "/expand", prefix + ".token_mixer.pwconv1"),
         (_MIXER + "/activation", prefix + ".token_mixer.act1"),
         (_MIXER + "/depthwise", prefix + ".token_mixer.dwconv"),
+        (_MIXER + "/output_activation", prefix + ".token_mixer.act2"),
         (_MIXER + "/project", prefix + ".token_mixer.pwconv2"),
         (_MIXER + "/qkv", prefix + ".token_mixer.qkv"),
         (_MIXER + "/output_projection", prefix + ".token_mixer.proj"),

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.weights import catalogue
-
-if TYPE_CHECKING:
-    from keras_metaformer_lite.images import EvaluationTransform
 
 
 def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransform:
@@ -31,20 +27,10 @@ def transforms_for(constructor: str, tag: str | None = None) -> EvaluationTransf
     Raises:
         ValueError: if there is no such constructor, or no such weights of it.
     """
-    from keras_metaformer_lite.images import EvaluationTransform
-
     tag = tag or catalogue.default_tag(constructor)
     if tag is None:
         raise ValueError(
             "No weights are published for this model, and so no transform. "
             f"Received: constructor={constructor!r}"
         )
-    checkpoint = catalogue.find(constructor, tag)
-    return EvaluationTransform(
-        resolution=checkpoint.resolution,
-        crop_fraction=checkpoint.crop_fraction,
-        interpolation=checkpoint.interpolation,
-        mean=checkpoint.mean,
-        std=checkpoint.std,
-        squash=checkpoint.resize == "exact",
-    )
+    return catalogue.find(constructor, tag).transform

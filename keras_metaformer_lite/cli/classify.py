@@ -137,8 +137,8 @@ class _Classifier:
         where the weights cannot be loaded.
         """
         import keras_metaformer
-        from keras_metaformer.data.classes import class_names
         from keras_metaformer.weights.transforms import transforms_for
+        from keras_metaformer_lite.classes import class_names
         from keras_metaformer_lite.images import EvaluationTransform
         from keras_metaformer_lite.weights import catalogue
 

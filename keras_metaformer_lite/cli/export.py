@@ -145,8 +145,8 @@ def export(
 def _build(listed: ListedModel, weights: str, classes: int | None) -> Any:
     """The model with its preprocessing, its transform and its labels."""
     import keras_metaformer
-    from keras_metaformer.data.classes import class_names
     from keras_metaformer.weights.transforms import transforms_for
+    from keras_metaformer_lite.classes import class_names
     from keras_metaformer_lite.images import EvaluationTransform
     from keras_metaformer_lite.weights import catalogue
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
+from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.names import question
 
 Source = Literal["auto", "official"]
@@ -73,6 +74,18 @@ class Checkpoint:
     source: str
     hub_revision: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """How images are resized, cropped and normalised to evaluate the weights."""
+        return EvaluationTransform(
+            resolution=self.resolution,
+            crop_fraction=self.crop_fraction,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            squash=self.resize == "exact",
+        )
 
     def known_sha256(self, url: str) -> str | None:
         """Returns the SHA-256 of a file, or as much of its start as is published.

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from keras_metaformer.data.classes import DATASETS, class_names, dataset_of
+from keras_metaformer_lite.classes import DATASETS, class_names, dataset_of
 
 pytestmark = pytest.mark.backend_independent
 
@@ -77,5 +77,5 @@ def test_the_files_name_their_source():
     from importlib import resources
 
     for name in ("imagenet_classes.json", "imagenet21k_classes.json"):
-        text = resources.files("keras_metaformer.data").joinpath(name).read_text()
+        text = resources.files("keras_metaformer_lite").joinpath(name).read_text()
         assert "WordNet" in json.loads(text)["source"]

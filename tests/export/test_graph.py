@@ -42,20 +42,39 @@ LAYERS = {
         7, 2, depth_multiplier=2, use_bias=True
     ),
     "depthwise_3_strided": lambda: layers.DepthwiseConvolution(3, 2),
+    "depthwise_dilated": lambda: layers.DepthwiseConvolution(
+        7, use_bias=True, dilation_rate=2
+    ),
     "depthwise_31": lambda: layers.DepthwiseConvolution(31),
     "batch_normalized": lambda: layers.BatchNormalized(layers.DepthwiseConvolution(3)),
     "reparameterizable": lambda: layers.ReparameterizableDepthwise(7),
     "squeeze_excitation": layers.SqueezeExcitation,
     "pooling": layers.PoolingMixer,
     "random": lambda: layers.RandomMixer(seed=0),
+    "plain_convolution": lambda: layers.ConvolutionMixer(use_bias=True),
+    "depthwise_separable": lambda: layers.DepthwiseSeparableMixer(use_bias=True),
+    "position_embedding": layers.PositionEmbedding,
+    "class_token": layers.ClassToken,
     "separable": layers.SeparableConvolutionMixer,
     "separable_bias": lambda: layers.SeparableConvolutionMixer(use_bias=True),
     "attention": lambda: layers.SelfAttentionMixer(4, use_bias=True),
+    "attention_heads": lambda: layers.SelfAttentionMixer(
+        3, use_bias=(False, True), attention_dropout=0.1, projection_dropout=0.1
+    ),
     "attention_by_parts": lambda: layers.MetaMixer.self_attention(8, 4),
     "token_mlp": layers.TokenMLP,
+    "token_mlp_no_bias": lambda: layers.TokenMLP(use_bias=False, dropout=0.1),
+    "affine_no_bias": lambda: layers.Affine(use_bias=False),
+    "separable_dilated": lambda: layers.SeparableConvolutionMixer(
+        output_activation="relu", dilation_rate=2
+    ),
+    "convnext_dropout": lambda: layers.ConvNeXtChannelMixer(
+        3, use_bias=False, dropout=0.1
+    ),
     "token_mlp_softmax": lambda: layers.TokenMLP(activation=SOFTMAX),
     "cross_patch": layers.CrossPatchLinear,
     "gated": layers.GatedMLP,
+    "gated_no_bias": lambda: layers.GatedMLP(use_bias=False, dropout=0.1),
     "gated_softmax": lambda: layers.GatedMLP(activation=SOFTMAX),
     "spatial_gating": layers.SpatialGatingUnit,
     "ffnified": lambda: layers.FFNifiedAttention(7),
@@ -68,8 +87,21 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("size", [(9, 8), (2, 3)])
-@pytest.mark.parametrize("name", LAYERS)
+#: What takes no sequences.
+OF_MAPS = (
+    "convolution",
+    "strided_convolution",
+    "average",
+    "maximum",
+    "squeeze_excitation",
+    "patch_merging",
+    "stem",
+)
+CASES = [(name, size) for name in LAYERS for size in ((9, 8), (2, 3))]
+CASES += [(name, (7,)) for name in LAYERS if name not in OF_MAPS]
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
 def test_layer(name, size):
     from keras_metaformer.export.graph import Value, lower
 
@@ -107,7 +139,7 @@ def test_classes_with_another_call_are_traced():
 
     class Halved(keras.layers.Dense):
         def call(self, inputs):
-            return 0.5 * super().call(inputs)
+            return keras.ops.multiply(0.5, super().call(inputs))
 
     class Dropping(keras.layers.Dropout):
         def call(self, inputs, training=False):

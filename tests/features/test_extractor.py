@@ -1,5 +1,7 @@
 """Maps of every level, by name."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -167,7 +169,7 @@ def test_frozen_stages_and_batch_norms_stay_as_they_are(tmp_path):
     extractor = km.feature_extractor(model, ("P2", "P3"), frozen_stages=1)
     path = tmp_path / "features.keras"
     extractor.save(path)
-    loaded = keras.saving.load_model(path)
+    loaded: Any = keras.saving.load_model(path)
     for frozen in (extractor, loaded):
         before = {weight.path: to_numpy(weight).copy() for weight in frozen.weights}
         _fit(frozen)

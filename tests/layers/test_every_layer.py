@@ -12,6 +12,7 @@ from tests.layer_checks import Reference, run_layer_test, to_numpy
 from tests.reference import formulas
 
 MAP = (2, 5, 4, 8)  # neither square nor even, so that swapped axes show
+SEQUENCE = (2, 6, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,9 @@ def _channel_scale(layer, x):
 
 
 def _depthwise(layer, x):
-    y = formulas.depthwise_convolution(x, _kernel(layer), layer.strides)
+    y = formulas.depthwise_convolution(
+        x, _kernel(layer), layer.strides, layer.dilation_rate
+    )
     return y + _bias(layer)
 
 
@@ -52,7 +55,30 @@ def _separable(layer, x):
     else:
         hidden = formulas.gelu(hidden)
     hidden = _depthwise(layer.depthwise, hidden)
+    if layer.output_activation is not None:
+        hidden = np.maximum(hidden, 0.0)
     return hidden @ _kernel(layer.project) + _bias(layer.project)
+
+
+def _convolution(layer, x):
+    inner = layer.convolution
+    kernel = _kernel(inner)
+    if x.ndim == 3:  # The middle column of a kernel, on a map of width 1.
+        column = np.zeros((len(kernel), *kernel.shape))
+        column[:, len(kernel) // 2] = kernel
+        y = formulas.convolution(formulas.as_map(x), column, 1, len(kernel) // 2)
+        return y[:, :, 0] + _bias(inner)
+    return formulas.convolution(x, kernel, 1, len(kernel) // 2) + _bias(inner)
+
+
+def _depthwise_separable(layer, x):
+    hidden = _depthwise(layer.depthwise, x)
+    return hidden @ _kernel(layer.project) + _bias(layer.project)
+
+
+def _class_token(layer, x):
+    token = np.broadcast_to(to_numpy(layer.token), (len(x), 1, x.shape[-1]))
+    return np.concatenate([token, _tokens(x)], axis=1)
 
 
 def _attention(layer, x):
@@ -76,7 +102,8 @@ def _meta_attention(layer, x):
 
 
 def _affine(layer, x):
-    return formulas.affine(x, to_numpy(layer.scale), to_numpy(layer.offset))
+    offset = to_numpy(layer.offset) if layer.use_bias else 0.0
+    return formulas.affine(x, to_numpy(layer.scale), offset)
 
 
 def _tokens(x):
@@ -84,7 +111,9 @@ def _tokens(x):
 
 
 def _token_linear(layer, x):
-    return formulas.token_linear(x, _kernel(layer), to_numpy(layer.bias))
+    return formulas.token_linear(
+        x, _kernel(layer), np.broadcast_to(_bias(layer), (layer.units,))
+    )
 
 
 def _token_mlp(layer, x):
@@ -103,11 +132,9 @@ def _gate(layer, x):
 
 
 def _gated_mlp(layer, x):
-    hidden = formulas.gelu(
-        x @ _kernel(layer.expand) + to_numpy(layer.expand.bias).astype("float64")
-    )
+    hidden = formulas.gelu(x @ _kernel(layer.expand) + _bias(layer.expand))
     hidden = _gate(layer.gate, hidden)
-    return hidden @ _kernel(layer.project) + to_numpy(layer.project.bias)
+    return hidden @ _kernel(layer.project) + _bias(layer.project)
 
 
 def _squeeze(layer, x):
@@ -121,7 +148,8 @@ def _batch_norm(layer, x):
     normed = (x - to_numpy(layer.moving_mean)) / np.sqrt(
         to_numpy(layer.moving_variance).astype("float64") + 1e-5
     )
-    return formulas.affine(normed, to_numpy(layer.gamma), to_numpy(layer.beta))
+    offset = to_numpy(layer.beta) if layer.center else 0.0
+    return formulas.affine(normed, to_numpy(layer.gamma), offset)
 
 
 def _normalized_dense(layer, x):
@@ -145,8 +173,8 @@ def _ffnified(layer, x):
 def _convnext(layer, x):
     query = _branches if hasattr(layer.query, "large") else _normalized_depthwise
     hidden = query(layer.query, x) @ _kernel(layer.interaction)
-    hidden = formulas.gelu(hidden + to_numpy(layer.interaction.bias))
-    return hidden @ _kernel(layer.aggregation) + to_numpy(layer.aggregation.bias)
+    hidden = formulas.gelu(hidden + _bias(layer.interaction))
+    return hidden @ _kernel(layer.aggregation) + _bias(layer.aggregation)
 
 
 def _image_norm(layer, x):
@@ -237,6 +265,18 @@ CASES = {
         output_shape=(2, 3, 2, 16),
         reference=_depthwise,
     ),
+    "DepthwiseConvolution-dilated": Case(
+        lambda **kw: layers.DepthwiseConvolution(3, dilation_rate=2, **kw),
+        trainable=1,
+        reference=_depthwise,
+    ),
+    "SeparableConvolutionMixer-dilated": Case(
+        lambda **kw: layers.SeparableConvolutionMixer(
+            3, output_activation="relu", dilation_rate=2, **kw
+        ),
+        trainable=5,
+        reference=_separable,
+    ),
     "SeparableConvolutionMixer": Case(
         lambda **kw: layers.SeparableConvolutionMixer(3, **kw),
         trainable=5,
@@ -249,6 +289,36 @@ CASES = {
         trainable=6,
         reference=_separable,
     ),
+    "ConvolutionMixer": Case(
+        layers.ConvolutionMixer, trainable=1, reference=_convolution
+    ),
+    "ConvolutionMixer-biased": Case(
+        lambda **kw: layers.ConvolutionMixer(5, use_bias=True, **kw),
+        trainable=2,
+        reference=_convolution,
+    ),
+    "DepthwiseSeparableMixer": Case(
+        layers.DepthwiseSeparableMixer, trainable=2, reference=_depthwise_separable
+    ),
+    "DepthwiseSeparableMixer-biased": Case(
+        lambda **kw: layers.DepthwiseSeparableMixer(use_bias=True, **kw),
+        trainable=4,
+        reference=_depthwise_separable,
+    ),
+    "PositionEmbedding": Case(
+        lambda **kw: layers.PositionEmbedding("random_normal", **kw),
+        trainable=1,
+        reference=lambda layer, x: x + to_numpy(layer.embeddings),
+    ),
+    "ClassToken": Case(
+        layers.ClassToken, trainable=1, output_shape=(2, 21, 8), reference=_class_token
+    ),
+    "FirstToken": Case(
+        layers.FirstToken,
+        input_shape=SEQUENCE,
+        output_shape=(2, 8),
+        reference=lambda _, x: x[:, 0],
+    ),
     "SelfAttentionMixer": Case(
         lambda **kw: layers.SelfAttentionMixer(4, **kw),
         trainable=2,
@@ -257,6 +327,19 @@ CASES = {
     "SelfAttentionMixer-biased": Case(
         lambda **kw: layers.SelfAttentionMixer(8, use_bias=True, **kw),
         trainable=4,
+        reference=_attention,
+    ),
+    # Two heads of 3 channels, beside 8 of the map.
+    "SelfAttentionMixer-heads": Case(
+        lambda **kw: layers.SelfAttentionMixer(
+            3,
+            use_bias=(False, True),
+            attention_dropout=0.2,
+            projection_dropout=0.2,
+            seed=1,
+            **kw,
+        ),
+        trainable=3,
         reference=_attention,
     ),
     "MetaMixer": Case(
@@ -274,7 +357,30 @@ CASES = {
             formulas.gelu(_depthwise(layer.interaction, x @ _kernel(layer.query))),
         ),
     ),
+    "MetaMixer-attention-of-sequences": Case(
+        lambda dtype=None, **kw: layers.MetaMixer(
+            *(
+                keras.layers.Dense(8, use_bias=False, dtype=dtype),
+                layers.ScaledDotProduct(4, dtype=dtype),
+                keras.layers.Softmax(dtype=dtype),
+                layers.WeightedSum(dtype=dtype),
+            ),
+            key=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            value=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            projection=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            dtype=dtype,
+            **kw,
+        ),
+        trainable=4,
+        input_shape=SEQUENCE,
+        reference=_meta_attention,
+    ),
     "Affine": Case(layers.Affine, trainable=2, reference=_affine),
+    "Affine-no-bias": Case(
+        lambda **kw: layers.Affine(use_bias=False, **kw),
+        trainable=1,
+        reference=_affine,
+    ),
     "TokenLinear": Case(
         lambda **kw: layers.TokenLinear(3, **kw),
         trainable=2,
@@ -289,7 +395,24 @@ CASES = {
             x.shape
         ),
     ),
+    "CrossPatchLinear-no-bias": Case(
+        lambda **kw: layers.CrossPatchLinear(use_bias=False, **kw),
+        trainable=1,
+        reference=lambda layer, x: _token_linear(layer.linear, _tokens(x)).reshape(
+            x.shape
+        ),
+    ),
+    "TokenMLP-no-bias": Case(
+        lambda **kw: layers.TokenMLP(use_bias=False, dropout=0.2, seed=1, **kw),
+        trainable=2,
+        reference=_token_mlp,
+    ),
     "TokenMLP": Case(layers.TokenMLP, trainable=4, reference=_token_mlp),
+    "TokenMLP-ratio-of-tokens": Case(
+        lambda **kw: layers.TokenMLP(0.25, ratio_of="tokens", **kw),
+        trainable=4,
+        reference=_token_mlp,
+    ),
     "SpatialGatingUnit": Case(
         layers.SpatialGatingUnit,
         trainable=4,
@@ -297,6 +420,11 @@ CASES = {
         reference=_gate,
     ),
     "GatedMLP": Case(layers.GatedMLP, trainable=8, reference=_gated_mlp),
+    "GatedMLP-no-bias": Case(
+        lambda **kw: layers.GatedMLP(use_bias=False, dropout=0.2, seed=1, **kw),
+        trainable=6,
+        reference=_gated_mlp,
+    ),
     "SqueezeExcitation": Case(
         layers.SqueezeExcitation, trainable=4, reference=_squeeze
     ),
@@ -330,6 +458,20 @@ CASES = {
         frozen=2,
         reference=_ffnified,
     ),
+    "FFNifiedAttention-no-bias": Case(
+        lambda **kw: layers.FFNifiedAttention(3, use_bias=False, **kw),
+        trainable=4,
+        frozen=2,
+        reference=_ffnified,
+    ),
+    "ConvNeXtChannelMixer-no-bias": Case(
+        lambda **kw: layers.ConvNeXtChannelMixer(
+            3, 2, use_bias=False, dropout=0.2, seed=1, **kw
+        ),
+        trainable=4,
+        frozen=2,
+        reference=_convnext,
+    ),
     "ConvNeXtChannelMixer": Case(
         lambda **kw: layers.ConvNeXtChannelMixer(3, 2, **kw),
         trainable=7,
@@ -342,6 +484,31 @@ CASES = {
         frozen=4,
         reference=_convnext,
     ),
+}
+# The mixers of tokens, and what they are made of, take sequences as they take maps.
+CASES |= {
+    f"{name}-sequence": dataclasses.replace(
+        CASES[name], input_shape=SEQUENCE, output_shape=output_shape
+    )
+    for name, output_shape in {
+        "IdentityMixer": None,
+        "PoolingMixer-5": None,
+        "ConvolutionMixer-biased": None,
+        "DepthwiseSeparableMixer-biased": None,
+        "PositionEmbedding": None,
+        "ClassToken": (2, 7, 8),
+        "RandomMixer": None,
+        "DepthwiseConvolution-strided": (2, 3, 16),
+        "SeparableConvolutionMixer-biased": None,
+        "SelfAttentionMixer-biased": None,
+        "CrossPatchLinear": None,
+        "TokenMLP": None,
+        "SpatialGatingUnit": (2, 6, 4),
+        "GatedMLP": None,
+        "ReparameterizableDepthwise": (2, 3, 16),
+        "FFNifiedAttention": None,
+        "ConvNeXtChannelMixer-branched": None,
+    }.items()
 }
 #: These take two inputs: they are checked inside the mixer that they are parts of.
 PARTS_OF_ATTENTION = ("ScaledDotProduct", "WeightedSum")

@@ -77,6 +77,7 @@ def _offsets_before_mixing(model):
         layer.token_mixing.norm.offset.path
         for layer in model.layers
         if isinstance(layer, km.blocks.MetaFormerBlock)
+        and layer.token_mixing.norm.use_bias
     }
 
 

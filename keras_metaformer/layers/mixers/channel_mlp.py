@@ -5,7 +5,12 @@ import keras
 from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
+from keras_metaformer.layers.validation import pair_of_bools
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -24,6 +29,9 @@ class ChannelMLP(Composite):
         use_bias: bool, or a pair of them. Whether the two linear layers have biases.
         dropout: float in [0, 1). Rate of the dropout after either linear layer.
         seed: int, or None for a random one. Of the dropout.
+        kernel_initializer: initializer of the kernels, None for a normal with standard
+            deviation 0.02.
+        bias_initializer: initializer of the biases.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -48,6 +56,8 @@ class ChannelMLP(Composite):
         use_bias=False,
         dropout=0.0,
         seed=None,
+        kernel_initializer=None,
+        bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,9 +66,13 @@ class ChannelMLP(Composite):
         self.ratio = ratio
         self.activation = make_activation(activation, self.dtype_policy)
         self.use_bias = use_bias
-        self._expand_bias, self._project_bias = _pair(use_bias)
+        self._expand_bias, self._project_bias = pair_of_bools("use_bias", use_bias)
         self.dropout = dropout
         self.seed = seed
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.drop = (
             Dropout(dropout, seed=seed, dtype=self.dtype_policy) if dropout else None
         )
@@ -82,7 +96,8 @@ class ChannelMLP(Composite):
         return keras.layers.Dense(
             units,
             use_bias=use_bias,
-            kernel_initializer=truncated_normal(),
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
         )
 
@@ -94,17 +109,7 @@ class ChannelMLP(Composite):
             use_bias=self.use_bias,
             dropout=self.dropout,
             seed=self.seed,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
         )
         return config
-
-
-def _pair(use_bias):
-    """`use_bias` for the one linear layer and the other."""
-    if not isinstance(use_bias, (list, tuple)):
-        return bool(use_bias), bool(use_bias)
-    if len(use_bias) != 2:
-        raise ValueError(
-            "`use_bias` must be a bool or a pair of bools. "
-            f"Received: use_bias={use_bias!r}"
-        )
-    return tuple(bool(value) for value in use_bias)

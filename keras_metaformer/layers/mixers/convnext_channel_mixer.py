@@ -6,7 +6,12 @@ from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.batch_normalized import BatchNormalized
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.dropout import Dropout
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.mixers.ffnified_attention import BRANCHED_KERNEL_SIZE
 from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
@@ -33,10 +38,17 @@ class ConvNeXtChannelMixer(MetaMixer):
             `ReparameterizableDepthwise`.
         ratio: int. Hidden channels for each channel of the input.
         activation: name, layer, layer class or zero-argument factory.
+        use_bias: bool. Whether linear layers have biases and batch norms offsets.
+        dropout: float in [0, 1). Rate of the dropout after either linear layer.
+        seed: int, or None for a random one. Of the dropout.
+        kernel_initializer: initializer of the linear layers' kernels, None for a normal
+            with standard deviation 0.02.
+        bias_initializer: initializer of the biases.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether batch norms use the batch's own statistics.
 
     Returns:
@@ -51,11 +63,22 @@ class ConvNeXtChannelMixer(MetaMixer):
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
     """
 
-    def __init__(self, kernel_size=7, ratio=3, activation="gelu", **kwargs):
+    def __init__(
+        self,
+        kernel_size=7,
+        ratio=3,
+        activation="gelu",
+        use_bias=True,
+        dropout=0.0,
+        seed=None,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
         positive_integer("kernel_size", kernel_size)
         dtype = kwargs.get("dtype")
         super().__init__(
-            query=_query(kernel_size, dtype),
+            query=_query(kernel_size, use_bias, dtype),
             interaction=None,  # These two are made in build, which knows the channels.
             activation=make_activation(activation, dtype),
             aggregation=None,
@@ -63,6 +86,16 @@ class ConvNeXtChannelMixer(MetaMixer):
         )
         self.kernel_size = kernel_size
         self.ratio = positive_integer("ratio", ratio)
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.seed = seed
+        self.drop = (
+            Dropout(dropout, seed=seed, dtype=self.dtype_policy) if dropout else None
+        )
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -70,21 +103,32 @@ class ConvNeXtChannelMixer(MetaMixer):
         self.aggregation = self._linear(channels, "aggregation")
         super().build(input_shape)
 
+    def flow(self, run, x):
+        hidden = run(x, self.query, self.interaction, self.activation, self.drop)
+        return run(hidden, self.aggregation, self.drop)
+
     def _linear(self, units, name):
         return keras.layers.Dense(
             units,
-            kernel_initializer=truncated_normal(),
+            use_bias=self.use_bias,
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
             name=name,
         )
 
     def get_config(self):
-        # MetaMixer's parts follow from these three.
+        # MetaMixer's parts follow from these.
         config = Composite.get_config(self)
         config.update(
             kernel_size=self.kernel_size,
             ratio=self.ratio,
             activation=keras.saving.serialize_keras_object(self.activation),
+            use_bias=self.use_bias,
+            dropout=self.dropout,
+            seed=self.seed,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
         )
         return config
 
@@ -93,10 +137,12 @@ class ConvNeXtChannelMixer(MetaMixer):
         return cls(**config)
 
 
-def _query(kernel_size: int, dtype) -> keras.layers.Layer:
+def _query(kernel_size: int, use_bias: bool, dtype) -> keras.layers.Layer:
     if kernel_size >= BRANCHED_KERNEL_SIZE:
-        return ReparameterizableDepthwise(kernel_size, name="query", dtype=dtype)
+        return ReparameterizableDepthwise(
+            kernel_size, use_bias=use_bias, name="query", dtype=dtype
+        )
     convolution = DepthwiseConvolution(
         kernel_size, kernel_initializer=truncated_normal(), dtype=dtype, name="linear"
     )
-    return BatchNormalized(convolution, dtype=dtype, name="query")
+    return BatchNormalized(convolution, use_bias, dtype=dtype, name="query")

@@ -3,7 +3,13 @@
 import keras
 
 from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import grid_of, token_count
 from keras_metaformer.layers.validation import static_size
 
 
@@ -17,14 +23,22 @@ class CrossPatchLinear(Composite):
     >>> CrossPatchLinear()(np.ones((1, 7, 7, 8), "float32")).shape
     (1, 7, 7, 8)
 
+    Args:
+        use_bias: bool. Whether there is a bias for each token.
+        kernel_initializer: initializer of the kernels, None for a normal with standard
+            deviation 0.02.
+        bias_initializer: initializer of the biases.
+        **kwargs: `name`, `dtype` and the like, as for any Keras layer.
+
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: when built for an unknown height or width.
+        ValueError: when built for an unknown height or width, or number of tokens.
 
     Reference:
         - ResMLP: Feedforward networks for image classification with data-efficient
@@ -34,16 +48,41 @@ class CrossPatchLinear(Composite):
     #: Tells a builder to ask for a known height and width even without the top.
     needs_static_size = True
 
+    def __init__(
+        self,
+        use_bias=True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.use_bias = use_bias
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
     def build(self, input_shape):
-        grid = static_size("CrossPatchLinear", input_shape)
-        tokens = grid[0] * grid[1]
+        sizes = static_size("CrossPatchLinear", input_shape)
         self.linear = TokenLinear(
-            tokens,
-            input_grid=grid,
-            output_grid=grid,
+            token_count(sizes),
+            input_grid=grid_of(sizes),
+            output_grid=grid_of(sizes),
+            use_bias=self.use_bias,
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
         )
         super().build(input_shape)
 
     def flow(self, run, x):
         return run.over_tokens(x, self.linear)
+
+    def get_config(self):
+        config = super().get_config()
+        config.update(
+            use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+        )
+        return config

@@ -6,7 +6,11 @@ from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.batch_normalized import BatchNormalized
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
@@ -31,13 +35,18 @@ class FFNifiedAttention(MetaMixer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Of both depthwise convolutions, in pixels. From 7 on each
-            is a `ReparameterizableDepthwise`, below that one with a bias.
+        kernel_size: odd int. Of both depthwise convolutions, in pixels, or in tokens of
+            a sequence, for which they have one dimension. From 7 on each is a
+            `ReparameterizableDepthwise`, below that one with a bias.
         activation: name, layer, layer class or zero-argument factory.
+        use_bias: bool. Whether convolutions have biases and batch norms offsets.
+        kernel_initializer: initializer of the query's kernel, None for a normal with
+            standard deviation 0.02.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether batch norms use the batch's own statistics.
 
     Returns:
@@ -50,35 +59,50 @@ class FFNifiedAttention(MetaMixer):
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
     """
 
-    def __init__(self, kernel_size=7, activation="gelu", **kwargs):
+    def __init__(
+        self,
+        kernel_size=7,
+        activation="gelu",
+        use_bias=True,
+        kernel_initializer=None,
+        **kwargs,
+    ):
         positive_integer("kernel_size", kernel_size)
         dtype = kwargs.get("dtype")
         super().__init__(
             query=None,  # Made in build, which knows the channels.
-            interaction=depthwise(kernel_size, "interaction", dtype),
+            interaction=depthwise(kernel_size, "interaction", dtype, use_bias),
             activation=make_activation(activation, dtype),
-            aggregation=depthwise(kernel_size, "aggregation", dtype),
+            aggregation=depthwise(kernel_size, "aggregation", dtype, use_bias),
             **kwargs,
         )
         self.kernel_size = kernel_size
+        self.use_bias = use_bias
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
 
     def build(self, input_shape):
         linear = keras.layers.Dense(
             input_shape[-1],
             use_bias=False,
-            kernel_initializer=truncated_normal(),
+            kernel_initializer=another(self.kernel_initializer),
             dtype=self.dtype_policy,
             name="linear",
         )
-        self.query = BatchNormalized(linear, dtype=self.dtype_policy, name="query")
+        self.query = BatchNormalized(
+            linear, self.use_bias, dtype=self.dtype_policy, name="query"
+        )
         super().build(input_shape)
 
     def get_config(self):
-        # MetaMixer's parts follow from these two.
+        # MetaMixer's parts follow from these.
         config = Composite.get_config(self)
         config.update(
             kernel_size=self.kernel_size,
             activation=keras.saving.serialize_keras_object(self.activation),
+            use_bias=self.use_bias,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
         )
         return config
 
@@ -87,13 +111,17 @@ class FFNifiedAttention(MetaMixer):
         return cls(**config)
 
 
-def depthwise(kernel_size: int, name: str, dtype=None) -> keras.layers.Layer:
+def depthwise(
+    kernel_size: int, name: str, dtype=None, use_bias=True
+) -> keras.layers.Layer:
     """The depthwise convolution of a token mixer: branched if large, else with bias."""
     if kernel_size >= BRANCHED_KERNEL_SIZE:
-        return ReparameterizableDepthwise(kernel_size, name=name, dtype=dtype)
+        return ReparameterizableDepthwise(
+            kernel_size, use_bias=use_bias, name=name, dtype=dtype
+        )
     return DepthwiseConvolution(
         kernel_size,
-        use_bias=True,
+        use_bias=use_bias,
         kernel_initializer=truncated_normal(),
         name=name,
         dtype=dtype,

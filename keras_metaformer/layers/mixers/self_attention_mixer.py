@@ -7,16 +7,26 @@ from keras import ops
 
 from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.dropout import Dropout
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.tokens import token_count
+from keras_metaformer.layers.validation import (
+    pair_of_bools,
+    positive_integer,
+    rate_below_one,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
 class SelfAttentionMixer(LayerWithParts):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
-    Every position of the map is a token. Queries, keys and values come from one linear
+    Every position of a map is a token. Queries, keys and values come from one linear
     layer; there is no positional encoding.
 
     Example:
@@ -26,18 +36,30 @@ class SelfAttentionMixer(LayerWithParts):
     (1, 7, 7, 64)
 
     Args:
-        head_dim: int. Width `d` of a head; the channels must be a multiple of it.
-        use_bias: bool. Whether the two linear layers have biases.
+        head_dim: int. Width `d` of a head.
+        use_bias: bool, or a pair of them. Whether the linear layer of queries, keys and
+            values and the projection at the end have biases.
+        num_heads: int, or None for as many heads as the channels hold, at least one.
+            Heads times `head_dim` may be another number than that of the channels.
+        attention_dropout: float in [0, 1). Rate of the dropout of softmax's weights.
+        projection_dropout: float in [0, 1). Rate of the dropout at the end.
+        seed: int, or None for a random one. Of the two dropouts.
+        kernel_initializer: initializer of the kernels, None for a normal with standard
+            deviation 0.02.
+        bias_initializer: initializer of the biases.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
+        training: bool. Whether to drop.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: when built for channels that `head_dim` does not divide.
+        ValueError: if a size is not positive, a rate lies outside [0, 1), or `use_bias`
+            is neither a bool nor a pair.
 
     Reference:
         - Attention Is All You Need, https://arxiv.org/abs/1706.03762
@@ -46,50 +68,104 @@ class SelfAttentionMixer(LayerWithParts):
 
     makes_own_output = True
 
-    def __init__(self, head_dim=32, use_bias=False, **kwargs):
+    def __init__(
+        self,
+        head_dim=32,
+        use_bias=False,
+        num_heads=None,
+        attention_dropout=0.0,
+        projection_dropout=0.0,
+        seed=None,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.head_dim = positive_integer("head_dim", head_dim)
         self.use_bias = use_bias
+        self._qkv_bias, self._projection_bias = pair_of_bools("use_bias", use_bias)
+        self.num_heads = (
+            None if num_heads is None else positive_integer("num_heads", num_heads)
+        )
+        self.attention_dropout = rate_below_one("attention_dropout", attention_dropout)
+        self.projection_dropout = rate_below_one(
+            "projection_dropout", projection_dropout
+        )
+        self.seed = seed
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.attention_drop = self._drop(attention_dropout, seed)
+        # Another seed, or the two would draw the same numbers.
+        self.projection_drop = self._drop(
+            projection_dropout, None if seed is None else seed + 1
+        )
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        if channels % self.head_dim:
-            raise ValueError(
-                "`SelfAttentionMixer` needs channels that are a multiple of "
-                "`head_dim`, which a model is told by a layer: "
-                "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`. "
-                f"Received: channels={channels}, head_dim={self.head_dim}"
-            )
-        self.qkv = self._linear(3 * channels, "qkv")
-        self.output_projection = self._linear(channels, "output_projection")
+        self.heads = self.num_heads or max(channels // self.head_dim, 1)
+        width = self.heads * self.head_dim
+        self.qkv = self._linear(3 * width, self._qkv_bias, "qkv")
+        self.output_projection = self._linear(
+            channels, self._projection_bias, "output_projection"
+        )
         self.qkv.build(input_shape)
-        self.output_projection.build(input_shape)
+        self.output_projection.build((*input_shape[:-1], width))
+        if self.attention_drop is not None:
+            self.attention_drop.build((input_shape[0], self.heads, None, None))
+        if self.projection_drop is not None:
+            self.projection_drop.build(input_shape)
 
-    def _linear(self, units, name):
+    def _linear(self, units, use_bias, name):
         return keras.layers.Dense(
             units,
-            use_bias=self.use_bias,
-            kernel_initializer=truncated_normal(),
+            use_bias=use_bias,
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
             name=name,
         )
 
-    def call(self, inputs):
-        height, width = ops.shape(inputs)[1:3]
-        channels = inputs.shape[-1]
-        heads = channels // self.head_dim
+    def _drop(self, rate, seed):
+        return Dropout(rate, seed=seed, dtype=self.dtype_policy) if rate else None
+
+    def call(self, inputs, training=False):
+        sizes = ops.shape(inputs)[1:-1]
         qkv = call_inner(self, self.qkv, inputs)
-        qkv = ops.reshape(qkv, (-1, height * width, 3 * heads, self.head_dim))
+        shape = (-1, token_count(sizes), 3 * self.heads, self.head_dim)
+        qkv = ops.reshape(qkv, shape)
         parts: Any = ops.split(qkv, 3, axis=2)
-        query, key, value = parts
-        mixed = operations.attention(query, key, value)
-        mixed = ops.reshape(mixed, (-1, height, width, channels))
-        return call_inner(self, self.output_projection, mixed)
+        if training and self.attention_drop is not None:
+            mixed = self._attention_with_dropout(*parts)
+        else:
+            mixed = operations.attention(*parts)
+        mixed = ops.reshape(mixed, (-1, *sizes, self.heads * self.head_dim))
+        outputs = call_inner(self, self.output_projection, mixed)
+        if self.projection_drop is not None:
+            outputs = call_inner(self, self.projection_drop, outputs, training)
+        return outputs
+
+    def _attention_with_dropout(self, query, key, value):
+        """`operations.attention`, whose softmax the dropout acts on."""
+        scaled = query * self.head_dim**-0.5
+        weights = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", scaled, key))
+        weights = call_inner(self, self.attention_drop, weights, training=True)
+        return ops.einsum("bhqk,bkhd->bqhd", weights, value)
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
         config = super().get_config()
-        config.update(head_dim=self.head_dim, use_bias=self.use_bias)
+        config.update(
+            head_dim=self.head_dim,
+            use_bias=self.use_bias,
+            num_heads=self.num_heads,
+            attention_dropout=self.attention_dropout,
+            projection_dropout=self.projection_dropout,
+            seed=self.seed,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
+        )
         return config

@@ -5,7 +5,11 @@ import keras
 from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import (
+    another,
+    make_initializer,
+    truncated_normal,
+)
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -27,6 +31,12 @@ class SeparableConvolutionMixer(Composite):
         expansion: int. Inner channels for each channel of the input.
         activation: name, layer, layer class or zero-argument factory.
         use_bias: bool. Whether the three linear layers have biases.
+        output_activation: activation after the depthwise convolution, likewise, or None
+            for none.
+        dilation_rate: int. Distance of the depthwise kernels' taps, in pixels.
+        kernel_initializer: initializer of the two pointwise layers' kernels, None
+            for a normal with standard deviation 0.02.
+        bias_initializer: initializer of the biases.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -49,6 +59,10 @@ class SeparableConvolutionMixer(Composite):
         expansion=2,
         activation="star_relu",
         use_bias=False,
+        output_activation=None,
+        dilation_rate=1,
+        kernel_initializer=None,
+        bias_initializer="zeros",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -56,10 +70,22 @@ class SeparableConvolutionMixer(Composite):
         self.expansion = positive_integer("expansion", expansion)
         self.activation = make_activation(activation, self.dtype_policy)
         self.use_bias = use_bias
+        self.output_activation = (
+            None
+            if output_activation is None
+            else make_activation(output_activation, self.dtype_policy)
+        )
+        self.dilation_rate = dilation_rate
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
         self.depthwise = DepthwiseConvolution(
             kernel_size,
             use_bias=use_bias,
             kernel_initializer=truncated_normal(),
+            bias_initializer=another(self.bias_initializer),
+            dilation_rate=dilation_rate,
             dtype=self.dtype_policy,
         )
 
@@ -70,13 +96,15 @@ class SeparableConvolutionMixer(Composite):
         super().build(input_shape)
 
     def flow(self, run, x):
-        return run(x, self.expand, self.activation, self.depthwise, self.project)
+        hidden = run(x, self.expand, self.activation, self.depthwise)
+        return run(hidden, self.output_activation, self.project)
 
     def _pointwise(self, units):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_initializer=truncated_normal(),
+            kernel_initializer=another(self.kernel_initializer),
+            bias_initializer=another(self.bias_initializer),
             dtype=self.dtype_policy,
         )
 
@@ -87,5 +115,11 @@ class SeparableConvolutionMixer(Composite):
             expansion=self.expansion,
             activation=keras.saving.serialize_keras_object(self.activation),
             use_bias=self.use_bias,
+            output_activation=keras.saving.serialize_keras_object(
+                self.output_activation
+            ),
+            dilation_rate=self.dilation_rate,
+            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            bias_initializer=keras.initializers.serialize(self.bias_initializer),
         )
         return config

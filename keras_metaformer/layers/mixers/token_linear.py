@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers.initializers import truncated_normal
+from keras_metaformer.layers.initializers import make_initializer, truncated_normal
 from keras_metaformer.layers.validation import positive_integer
 
 
@@ -23,8 +23,10 @@ class TokenLinear(keras.layers.Layer):
             where they are no map. With `output_grid` it says how to resize the kernel
             for another image size.
         output_grid: likewise for the output's tokens.
-        kernel_initializer: initializer of the kernel.
+        kernel_initializer: initializer of the kernel, None for a normal with standard
+            deviation 0.02.
         bias_initializer: initializer of the bias.
+        use_bias: bool. Whether there is a bias.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -43,14 +45,16 @@ class TokenLinear(keras.layers.Layer):
         output_grid=None,
         kernel_initializer=None,
         bias_initializer="zeros",
+        use_bias=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.units = positive_integer("units", units)
         self.input_grid = input_grid
         self.output_grid = output_grid
-        self.kernel_initializer = keras.initializers.get(
-            kernel_initializer or truncated_normal()
+        self.use_bias = use_bias
+        self.kernel_initializer = make_initializer(
+            kernel_initializer, truncated_normal()
         )
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
@@ -60,13 +64,15 @@ class TokenLinear(keras.layers.Layer):
             shape=(input_shape[1], self.units),
             initializer=self.kernel_initializer,
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(self.units,), initializer=self.bias_initializer
-        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.units,), initializer=self.bias_initializer
+            )
 
     def call(self, inputs):
         mixed = ops.matmul(ops.transpose(self.kernel), inputs)
-        return mixed + ops.expand_dims(self.bias, -1)
+        return mixed if self.bias is None else mixed + ops.expand_dims(self.bias, -1)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.units, input_shape[2])
@@ -79,5 +85,6 @@ class TokenLinear(keras.layers.Layer):
             output_grid=self.output_grid,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
             bias_initializer=keras.initializers.serialize(self.bias_initializer),
+            use_bias=self.use_bias,
         )
         return config

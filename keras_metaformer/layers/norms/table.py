@@ -28,7 +28,7 @@ def _batch_norm(use_bias, epsilon, dtype):
 
 
 def _affine(use_bias, epsilon, dtype):
-    return Affine(dtype=dtype)
+    return Affine(use_bias, dtype=dtype)
 
 
 def _no_norm(use_bias, epsilon, dtype):

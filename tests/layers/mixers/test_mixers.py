@@ -7,7 +7,7 @@ from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.factories import make_layer
 from keras_metaformer.layers.mixers.table import MIXERS, make_mixer
 from keras_metaformer.layers.norms.table import make_norm
-from tests.layer_checks import to_numpy
+from tests.layer_checks import randomize, to_numpy
 
 MAP = np.random.default_rng(0).normal(size=(2, 5, 4, 8)).astype("float32")
 
@@ -39,9 +39,46 @@ def test_random_mixer_needs_a_known_size():
         layers.RandomMixer().build((None, None, 4, 8))
 
 
-def test_attention_width_must_be_a_multiple_of_the_head_width():
-    with pytest.raises(ValueError, match=r"Received: channels=48, head_dim=32"):
-        layers.SelfAttentionMixer().build((None, 5, 4, 48))
+@pytest.mark.parametrize(
+    ("arguments", "channels", "heads"),
+    [
+        ({}, 64, 2),
+        ({}, 80, 2),  # As in the official code: heads that fit, the rest left over.
+        ({}, 16, 1),
+        ({"num_heads": 3}, 48, 3),
+        ({"num_heads": 3, "head_dim": 16}, 48, 3),
+    ],
+)
+def test_heads_of_attention(arguments, channels, heads):
+    mixer = layers.SelfAttentionMixer(**arguments)
+    mixer.build((None, 5, 4, channels))
+    width = heads * arguments.get("head_dim", 32)
+    assert mixer.qkv.kernel.shape == (channels, 3 * width)
+    assert mixer.output_projection.kernel.shape == (width, channels)
+
+
+def test_attention_biases_apart():
+    mixer = layers.SelfAttentionMixer(4, use_bias=(True, False))
+    mixer.build((None, 5, 4, 8))
+    assert mixer.qkv.use_bias and not mixer.output_projection.use_bias
+
+
+def test_attention_dropout_keeps_the_mean():
+    images = np.random.default_rng(0).normal(size=(1, 2, 2, 8)).astype("float32")
+    mixer = layers.SelfAttentionMixer(4, attention_dropout=0.3, seed=1)
+    mixer.build(images.shape)
+    randomize(mixer)
+    expected = to_numpy(mixer(images, training=False))
+    many = to_numpy(mixer(np.repeat(images, 4000, 0), training=True))
+    assert many.std(axis=0).min() > 0.01
+    error = 5 * many.std(axis=0) / 4000**0.5
+    assert (np.abs(many.mean(axis=0) - expected[0]) < error).all()
+
+
+def test_projection_dropout():
+    mixer = layers.SelfAttentionMixer(4, projection_dropout=0.25, seed=1)
+    dropped = to_numpy(mixer(np.ones((50, 5, 4, 8), "float32"), training=True)) == 0
+    assert 0.22 < dropped.mean() < 0.28
 
 
 def test_defaults_are_those_of_the_papers():
@@ -59,12 +96,26 @@ def test_defaults_are_those_of_the_papers():
         (lambda: layers.PoolingMixer(0), "Received: pool_size=0"),
         (lambda: layers.DepthwiseConvolution(4), "Received: kernel_size=4"),
         (lambda: layers.DepthwiseConvolution(3, strides=0), "Received: strides=0"),
+        (
+            lambda: layers.DepthwiseConvolution(3, 2, dilation_rate=2),
+            "Received: strides=2, dilation_rate=2",
+        ),
         (lambda: layers.SeparableConvolutionMixer(2), "Received: kernel_size=2"),
         (
             lambda: layers.SeparableConvolutionMixer(expansion=-1),
             "Received: expansion=-1",
         ),
         (lambda: layers.SelfAttentionMixer(head_dim=0), "Received: head_dim=0"),
+        (lambda: layers.SelfAttentionMixer(num_heads=0), "Received: num_heads=0"),
+        (
+            lambda: layers.SelfAttentionMixer(use_bias=(True,) * 3),
+            "Received: use_bias=(True, True, True)",
+        ),
+        (
+            lambda: layers.SelfAttentionMixer(attention_dropout=1.0),
+            "Received: attention_dropout=1.0",
+        ),
+        (lambda: layers.SqueezeExcitation(divisor=0), "Received: divisor=0"),
         (lambda: layers.SelfAttentionMixer(head_dim=2.5), "Received: head_dim=2.5"),
         (lambda: layers.SelfAttentionMixer(head_dim=True), "Received: head_dim=True"),
     ],

@@ -126,8 +126,16 @@ def test_squeeze_excitation_weighs_channels_by_the_whole_map():
     assert np.abs(weights[0] - weights[1]).max() > 1e-4  # image by image
 
 
+@pytest.mark.parametrize(("channels", "hidden"), [(80, 24), (76, 16), (8, 8)])
+def test_squeeze_excitation_rounds_to_multiples_of_eight(channels, hidden):
+    # 20 and 19 are nearest to 24, half of 8 upwards, and to 16.
+    layer = layers.SqueezeExcitation()
+    layer.build((None, 4, 4, channels))
+    assert layer.squeeze.units == hidden
+
+
 def test_squeeze_excitation_has_at_least_one_hidden_channel():
-    layer = layers.SqueezeExcitation(0.01)
+    layer = layers.SqueezeExcitation(0.01, divisor=1)
     layer.build((None, 5, 4, 8))
     assert layer.squeeze.units == 1
 
@@ -168,8 +176,8 @@ def test_layers_with_a_weight_per_token_need_a_known_size(layer):
             "Received: channels=7",
         ),
         (
-            lambda: layers.CrossPatchLinear().build((None, 20, 8)),
-            "Received: input_shape=(None, 20, 8)",
+            lambda: layers.CrossPatchLinear().build((None, 20)),
+            "Received: input_shape=(None, 20)",
         ),
         (lambda: layers.SqueezeExcitation(0), "Received: ratio=0"),
         (lambda: layers.SqueezeExcitation(1.5), "Received: ratio=1.5"),

@@ -49,7 +49,7 @@ def dataset_of(classes: int) -> str | None:
 def _read(dataset: str) -> tuple[tuple[str, str], ...]:
     file = "imagenet" if dataset == "imagenet" else "imagenet21k"
     text = (
-        resources.files("keras_metaformer.data")
+        resources.files("keras_metaformer_lite")
         .joinpath(f"{file}_classes.json")
         .read_text(encoding="utf-8")
     )

@@ -1,0 +1,1 @@
+"""Data sets, augmentation and batches for training, on NumPy and Pillow alone."""
