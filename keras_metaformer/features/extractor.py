@@ -46,8 +46,7 @@ class FeatureExtractor(PyramidModel):
     def pyramid_level_inputs(self) -> dict[str, str]:
         """`{"P3": layer name, ...}`: the layer that gives each level."""
         return {
-            level: tensor._keras_history.operation.name
-            for level, tensor in self.pyramid_outputs.items()
+            level: _maker_of(tensor) for level, tensor in self.pyramid_outputs.items()
         }
 
 
@@ -199,7 +198,12 @@ def _chosen(
 
 def _own_output(model: keras.Model) -> str:
     """The name of the layer that gives the output of a model."""
-    return model.outputs[0]._keras_history.operation.name
+    return _maker_of(model.outputs[0])
+
+
+def _maker_of(tensor: Any) -> str:
+    """The name of the layer that gives a symbolic tensor."""
+    return tensor._keras_history.operation.name
 
 
 def _on_image(
