@@ -48,8 +48,10 @@ def test_images_are_prepared_as_the_model_says(tmp_path):
     np.testing.assert_allclose(
         km.embeddings(metaformer(), pictures[:0], transform=transform), found[:0]
     )
+    unknown = metaformer()
+    unknown.image_description = None
     with pytest.raises(ValueError, match="image_description"):
-        km.embeddings(metaformer(), pictures)
+        km.embeddings(unknown, pictures)
 
 
 def test_a_model_that_pools_nothing_has_none():
