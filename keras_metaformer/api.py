@@ -83,8 +83,10 @@ from keras_metaformer.features.embedding import embeddings as embeddings
 from keras_metaformer.features.extractor import feature_extractor as feature_extractor
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
-from keras_metaformer.models.isotropic import IsotropicMetaFormer as IsotropicMetaFormer
-from keras_metaformer.models.metaformer import MetaFormer as MetaFormer
+from keras_metaformer.models.metaformer import (
+    IsotropicMetaFormer as IsotropicMetaFormer,
+    MetaFormer as MetaFormer,
+)
 from keras_metaformer.weights.files.readers import read_checkpoint as read_checkpoint
 from keras_metaformer.weights.porting import (
     port_weights as port_weights,
