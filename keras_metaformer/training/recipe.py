@@ -553,7 +553,7 @@ def load_recipe(
         if name != "model":
             values[name] = _parse(name, value, file.stem)
         origins[name] = Origin(
-            file.sources.get(entry["source"], entry["source"]),
+            file.sources.get(entry["source"]) or entry["source"],
             None if script is _ABSENT else script,
             None if note is _ABSENT else note,
         )

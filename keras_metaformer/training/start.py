@@ -5,8 +5,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_metaformer.arrays import to_numpy
 from keras_metaformer.data import class_names
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.training.recipe import Recipe
 
 #: The classification layer of every model.
@@ -33,7 +34,7 @@ def build_model(recipe: Recipe, classes: int = 1000, **arguments: Any) -> keras.
             f"The recipe {recipe.name!r} is for any model: give `load_recipe` the name "
             "of one. Received: model=None"
         )
-    constructor = registry.get(recipe.model).constructor
+    constructor = families.get(recipe.model).constructor
     options: dict[str, Any] = {**recipe.model_arguments(), **arguments}
     if recipe.image_size is not None:
         options.setdefault("input_shape", (recipe.image_size, recipe.image_size, 3))
@@ -86,7 +87,7 @@ def remap_classifier(source: keras.Model, target: keras.Model) -> None:
     remapped = iter(remap_imagenet21k_head(kernel, bias))
     own = {id(variable) for variable in source.get_layer(CLASSIFIER).weights}
     values = [
-        next(remapped) if id(weight) in own else keras.ops.convert_to_numpy(weight)
+        next(remapped) if id(weight) in own else to_numpy(weight)
         for weight in source.weights
     ]
     shapes = [tuple(weight.shape) for weight in target.weights]

@@ -1,11 +1,14 @@
 """LAMB and AdamW against the recorded steps of timm, and in model.fit."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 import keras_metaformer as km
+from keras_metaformer.arrays import to_numpy
 from tests.training import traces
 from tests.training.fitting import SILENT, batches, small_model
 
@@ -32,7 +35,7 @@ def _assert_as_recorded(variables, case, step):
         traces.PARAMETERS, variables, traces.of(f"{case}/step{step}"), strict=True
     ):
         np.testing.assert_allclose(
-            ops.convert_to_numpy(variable),
+            to_numpy(variable),
             expected,
             rtol=1e-6,
             atol=1e-6 * float(np.abs(expected).max()),
@@ -40,7 +43,7 @@ def _assert_as_recorded(variables, case, step):
         )
 
 
-def _gradients(step):
+def _gradients(step) -> list[Any]:
     return [ops.convert_to_tensor(array) for array in traces.of(f"gradient{step}")]
 
 
@@ -97,10 +100,10 @@ def test_steps_of_accumulated_gradients_are_the_recorded_ones(name):
     optimizer = _make(name, 0.05, gradient_accumulation_steps=3)
     apply = _compiled(optimizer, variables)
     for step in range(1, 8):
-        before = [ops.convert_to_numpy(variable) for variable in variables]
+        before = [to_numpy(variable) for variable in variables]
         for part in (0.5, 1.0, 1.5):
             for variable, value in zip(variables, before, strict=True):
-                np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+                np.testing.assert_array_equal(to_numpy(variable), value)
             apply([g * part for g in _gradients(step)])
         assert int(optimizer.iterations) == step
         if step in traces.RECORDED:
@@ -169,15 +172,13 @@ def test_in_fit_accumulated_batches_count_as_one_large_batch(name):
 def test_an_optimizer_and_its_state_are_saved_with_the_model(name, tmp_path):
     model = _fitted(8, 2, name)
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras")
+    again: Any = keras.saving.load_model(tmp_path / "model.keras")
     assert type(again.optimizer) is OPTIMIZERS[name]
     assert again.optimizer.get_config() == model.optimizer.get_config()
     assert again.optimizer.parameter_groups == model.optimizer.parameter_groups
     pairs = zip(again.optimizer.variables, model.optimizer.variables, strict=True)
     for got, wanted in pairs:
-        np.testing.assert_array_equal(
-            ops.convert_to_numpy(got), ops.convert_to_numpy(wanted)
-        )
+        np.testing.assert_array_equal(to_numpy(got), to_numpy(wanted))
     images, targets = batches(2)
     for each in (model, again):
         each.fit(images, targets, batch_size=8, shuffle=False, verbose=SILENT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.training.recipe import Recipe
 from tests.training.fitting import small_model
 
@@ -60,7 +60,7 @@ def _of_file(stem: str) -> list[Recipe]:
         f"{family}-{name.removeprefix(family).lstrip('_')}".replace("_", "-") + tail
         for name in (
             variant.constructor.__name__.lower()
-            for variant in map(registry.get, registry.names())
+            for variant in map(families.get, families.names())
             if variant.family == family
         )
     ]
@@ -74,8 +74,8 @@ def test_every_family_has_a_recipe_from_scratch():
         for name in RECIPES
         if km.training.load_recipe(name).weights is None
     }
-    families = {registry.get(model).family for model in models if model}
-    assert families == set(FAMILIES_FROM_SCRATCH)
+    found = {families.get(model).family for model in models if model}
+    assert found == set(FAMILIES_FROM_SCRATCH)
     assert {"finetune", "linear-probe"} <= set(RECIPES)
     assert km.training.load_recipe().name == "finetune"
 

@@ -9,7 +9,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.data import class_names
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.training.start import remap_classifier
 from tests.small_models import build_small
 
@@ -74,9 +74,9 @@ def small_constructor(monkeypatch) -> list[dict[str, Any]]:
         keras.utils.set_random_seed(len(calls))
         return build_small("caformer", classes=classes, **arguments)
 
-    variant = registry.get("CAFormerS18")
+    variant = families.get("CAFormerS18")
     changed = dataclasses.replace(variant, constructor=constructor)
-    monkeypatch.setitem(registry._VARIANTS, "CAFormerS18", changed)
+    monkeypatch.setitem(families._VARIANTS, "CAFormerS18", changed)
     return calls
 
 
