@@ -66,7 +66,7 @@ class KerasClassifier:
         self._features: keras.Model | None = None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        outputs = keras.ops.convert_to_numpy(self.model.predict_on_batch(images))
+        outputs = np.asarray(self.model.predict_on_batch(images))
         return self.description.probabilities(outputs)
 
     def embeddings(self, images: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -299,7 +299,9 @@ class Loop:
             with contextlib.suppress(ValueError):
                 batches.close()
 
-    def _all_batches(self, first: int, end: int, first_step: int) -> Iterator[Any]:
+    def _all_batches(
+        self, first: int, end: int, first_step: int
+    ) -> Generator[Any, None, None]:
         for epoch in range(first, end):
             source = iter(self.batches.epoch(epoch, first_step))
             try:

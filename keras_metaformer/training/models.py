@@ -18,6 +18,7 @@ from keras_metaformer.models.pyramid_model import (
     description_of,
 )
 from keras_metaformer.training.recipe import Recipe
+from keras_metaformer.training.start import build_model
 from keras_metaformer_lite.description import ImageDescription
 from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.weights import catalogue
@@ -75,69 +76,33 @@ def _constructed(
     weights: str | os.PathLike | None,
     dtype: str,
     seed: int,
-) -> PyramidModel:
+) -> Any:
     variant = families.get(name)
     size = recipe.image_size
     if size is None:
-        known = weights in catalogue.list_weights(variant.name)
+        published = weights in catalogue.list_weights(variant.name)
         size = (
             catalogue.find(variant.name, str(weights)).resolution
-            if known
+            if published
             else variant.resolution
         )
-    options: dict[str, Any] = {
-        "input_shape": (size, size, 3),
-        "include_preprocessing": True,
-        "dtype": dtype,
-        "seed": seed,
-        **recipe.model_arguments(),
-    }
-    classes = len(class_names)
-    if recipe.head == "imagenet21k_to_1k" and weights is not None:
-        return _remapped(variant.constructor, weights, classes, options)
+    started = dataclasses.replace(
+        recipe,
+        model=variant.name,
+        image_size=size,
+        weights=None if weights is None else os.fspath(weights),
+        head=recipe.head if weights is not None else "new",
+    )
     with warnings.catch_warnings():
         if recipe.head == "new":
             warnings.filterwarnings("ignore", message="Loaded the weights .* except")
-        model: Any = variant.constructor(weights=weights, classes=classes, **options)
-    if recipe.head == "new" and weights is not None:
-        _draw_head(model)
-    return model
-
-
-def _draw_head(model: keras.Model) -> None:
-    """Draws the classifier anew, where it came with weights of as many classes."""
-    head = classifier_layer(model)
-    for variable, initializer in (
-        (head.kernel, head.kernel_initializer),
-        (head.bias, head.bias_initializer),
-    ):
-        if variable is not None:
-            variable.assign(initializer(variable.shape, variable.dtype))
-
-
-def _remapped(
-    constructor: Any, weights: Any, classes: int, options: dict[str, Any]
-) -> PyramidModel:
-    """A model with the head of ImageNet-21K's weights, its rows put in 1K's order."""
-    from keras_metaformer import training
-
-    if classes != 1000:
-        raise ValueError(
-            "The head of ImageNet-21K is remapped to the 1000 classes of ImageNet-1K: "
-            f"give `head='new'` for others. Received: {classes} classes"
+        return build_model(
+            started,
+            len(class_names),
+            include_preprocessing=True,
+            dtype=dtype,
+            seed=seed,
         )
-    wide = constructor(weights=weights, **options)
-    model = constructor(weights=None, classes=classes, **options)
-    old, new = classifier_layer(wide), classifier_layer(model)
-    kernel, bias = training.remap_imagenet21k_head(
-        keras.ops.convert_to_numpy(old.kernel), keras.ops.convert_to_numpy(old.bias)
-    )
-    for mine, theirs in zip(model.weights, wide.weights, strict=True):
-        if mine is not new.kernel and mine is not new.bias:
-            mine.assign(theirs)
-    new.kernel.assign(kernel)
-    new.bias.assign(bias)
-    return model
 
 
 def _loaded(
@@ -199,9 +164,10 @@ def classifier_layer(model: keras.Model) -> Any:
     Raises:
         ValueError: if the model does not end in one, with or without a softmax.
     """
-    last = model.outputs[0]._keras_history.operation
+    last: Any = model.outputs[0]._keras_history.operation
     if isinstance(last, (keras.layers.Softmax, keras.layers.Activation)):
-        last = last.input._keras_history.operation
+        before: Any = last.input
+        last = before._keras_history.operation
     if not isinstance(last, keras.layers.Dense):
         raise ValueError(
             "Expected a classifier that ends in a Dense layer, with or without a "

@@ -154,7 +154,7 @@ def draw_batch(
         told = [each for each in best if target[each] > spread + 1e-6] or best[:1]
         titles.append(
             "\n".join(
-                f"{_short(class_names[each])} {target[each]:.0%}" for each in told
+                f"{_short(class_names[int(each)])} {target[each]:.0%}" for each in told
             )
         )
     _draw_grid(list(pixels), titles, "Training images as the model sees them", path)

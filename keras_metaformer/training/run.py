@@ -314,7 +314,7 @@ class _Run:
                 with applied:
                     models.save_deployed(classifier, path)
 
-            records = Records(self.folder, recipe.learning_rates(), save)
+            records = Records(self.folder, recipe.learning_rates().tolist(), save)
             stack.callback(records.close)
             whole = _WholeUpdates(batches, steps)
             progress = Progress(

@@ -204,7 +204,7 @@ def train(
             weights={None: "recipe", "none": None}.get(weights, weights),
             overrides=overrides,
             teacher=teacher,
-            dtype=None if dtype is None else dtype.value,
+            dtype=None if dtype is None else str(dtype),
             seed=seed,
             workers=workers,
             checkpoint_every=checkpoint_every,

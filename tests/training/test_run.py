@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from typing import Any
 
 import keras
 import numpy as np
@@ -91,12 +92,10 @@ def test_the_folder_of_a_run(trained):
     with (folder / "log.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
-    assert float(rows[-1]["val_accuracy"]) >= 0.5  # of three classes
+    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
     assert {"loss", "val_loss", "average_val_accuracy", "learning_rate"} <= set(rows[0])
     assert "72 training and 36 validation images of 3 classes" in said
     assert said.count("images/s") == EPOCHS
-
-    from tensorboardX.event_file_writer import EventFileWriter  # noqa: F401
 
     events = list((folder / "tensorboard").iterdir())
     assert len(events) == 1 and events[0].stat().st_size > 500
@@ -109,7 +108,7 @@ def test_every_command_gives_what_training_gave(trained, photographs, tmp_path):
     folder, _ = trained
     found = json.loads((folder / "evaluation.json").read_text("utf-8"))
     best = folder / found.pop("model")
-    model = keras.saving.load_model(best)
+    model: Any = keras.saving.load_model(best)
     names = ["digit_0", "digit_1", "digit_2"]
     assert list(model.image_description.names()) == names
     assert not model.compiled and model.dtype_policy.name == "float32"
@@ -230,9 +229,9 @@ def test_freezing_trains_the_last_layer_alone(photographs, tmp_path):
         workers=0,
         say=lambda _: None,
     )
-    before = keras.saving.load_model(photographs / "small.keras")
+    before: Any = keras.saving.load_model(photographs / "small.keras")
     # Averages of what does not move differ from it by a rounding.
-    after = keras.saving.load_model(result.folder / "last.keras")
+    after: Any = keras.saving.load_model(result.folder / "last.keras")
     changed = [
         new.path
         for old, new in zip(before.weights, after.weights, strict=True)
@@ -256,7 +255,7 @@ def test_a_model_learns_classes_and_sizes_that_it_has_not_seen(photographs, tmp_
         dtype="bfloat16",
         say=lambda _: None,
     )
-    model = result.load_model()
+    model: Any = result.load_model()
     assert model.output_shape == (None, 3)
     assert model.input_shape == (None, 24, 24, 3)
     assert model.image_description.transform.resolution == 24
@@ -404,3 +403,18 @@ def test_unreadable_images_are_left_out_and_named(photographs, tmp_path, monkeyp
     about = {"unreadable": [list(pair) for pair in report.unreadable]}
     again = run._checked(parts, about, 0, folder, said.append)
     assert run._data_identity(again.training) == run._data_identity(report.training)
+
+
+@pytest.mark.one_backend
+def test_a_model_of_the_list_without_weights(photographs, tmp_path):
+    output = tmp_path / "run"
+    command = _command(photographs, output, "--weights", "none", "--image-size", "32")
+    command[command.index("--model") + 1] = "GMLPTi16"
+    command[command.index("--epochs") + 1] = "1"
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["finished"] and found["evaluation"]["images"] == 36
+    model: Any = keras.saving.load_model(output / "best.keras")
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.image_description.includes_preprocessing
