@@ -4,11 +4,9 @@ Paper: MLP-Mixer: An all-MLP Architecture for Vision, https://arxiv.org/abs/2105
 Official code: https://github.com/google-research/vision_transformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import ISOTROPIC
 
 FAMILY = Family(
     module="mlp_mixer",
@@ -18,8 +16,7 @@ FAMILY = Family(
         "MLP-Mixer: An all-MLP Architecture for Vision, "
         "https://arxiv.org/abs/2105.01601"
     ),
-    config_class=IsotropicConfig,
-    build=build_isotropic,
+    builder=ISOTROPIC,
     sizes={
         "S32": {"depth": 8, "width": 512, "patch_size": 32},
         "S16": {"depth": 8, "width": 512, "patch_size": 16},
@@ -43,22 +40,7 @@ MLPMixerB16 = define_variant(FAMILY, "B16", 59_880_472, 12_601_767_936)
 MLPMixerL32 = define_variant(FAMILY, "L32", 206_939_264, 11_253_293_056)
 MLPMixerL16 = define_variant(FAMILY, "L16", 208_196_168, 44_547_678_208)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "MLPMixerB16",

@@ -4,13 +4,10 @@ Paper: MetaFormer Is Actually What You Need for Vision, https://arxiv.org/abs/21
 Official code: https://github.com/sail-sg/poolformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import POOLING_SIZES
-from keras_metaformer.models.config import MetaFormerConfig
-from keras_metaformer.models.metaformer import build_metaformer
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import METAFORMER
 
 # Deeper models start nearer to the identity.
 _LAYER_SCALE = {"S12": 1e-5, "S24": 1e-5, "S36": 1e-6, "M36": 1e-6, "M48": 1e-6}
@@ -23,8 +20,7 @@ FAMILY = Family(
         "MetaFormer Is Actually What You Need for Vision, "
         "https://arxiv.org/abs/2111.11418"
     ),
-    config_class=MetaFormerConfig,
-    build=build_metaformer,
+    builder=METAFORMER,
     sizes={
         size: {**shape, "layer_scale_initial_value": _LAYER_SCALE[size]}
         for size, shape in POOLING_SIZES.items()
@@ -48,22 +44,7 @@ PoolFormerS36 = define_variant(FAMILY, "S36", 30_862_760, 4_972_150_784)
 PoolFormerM36 = define_variant(FAMILY, "M36", 56_172_520, 8_758_788_096)
 PoolFormerM48 = define_variant(FAMILY, "M48", 73_473_448, 11_533_320_192)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "PoolFormerM36",

@@ -5,11 +5,9 @@ training, https://arxiv.org/abs/2105.03404
 Official code: https://github.com/facebookresearch/deit (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import ISOTROPIC
 
 
 def _size(depth: int, width: int, patch_size: int, layer_scale: float) -> dict:
@@ -29,8 +27,7 @@ FAMILY = Family(
         "ResMLP: Feedforward networks for image classification with data-efficient "
         "training, https://arxiv.org/abs/2105.03404"
     ),
-    config_class=IsotropicConfig,
-    build=build_isotropic,
+    builder=ISOTROPIC,
     sizes={
         "12": _size(12, 384, 16, layer_scale=0.1),
         "24": _size(24, 384, 16, layer_scale=1e-5),
@@ -50,22 +47,7 @@ ResMLP24 = define_variant(FAMILY, "24", 30_020_680, 5_961_292_800)
 ResMLP36 = define_variant(FAMILY, "36", 44_690_488, 8_912_845_824)
 ResMLPB24 = define_variant(FAMILY, "B24", 129_138_280, 100_230_739_968)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "ResMLP12",
