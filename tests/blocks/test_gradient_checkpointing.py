@@ -117,7 +117,7 @@ def test_the_branch_is_called_again_for_the_gradient(monkeypatch):
 
 
 def _block_with_states(again: bool) -> Any:
-    """Batch norms before and inside of branches, dropout, and whole branches dropped."""
+    """Batch norms before and inside of branches, dropout, whole branches dropped."""
     keras.utils.set_random_seed(0)
     step: Any = ResidualBranch
     mixing = step(
