@@ -58,6 +58,13 @@ from keras_metaformer.applications.poolformer import (
     PoolFormerS24 as PoolFormerS24,
     PoolFormerS36 as PoolFormerS36,
 )
+from keras_metaformer.applications.poolformer_hybrids import (
+    MetaFormerIdS12 as MetaFormerIdS12,
+    MetaFormerPPAAS12 as MetaFormerPPAAS12,
+    MetaFormerPPFFS12 as MetaFormerPPFFS12,
+    MetaFormerPPPAS12 as MetaFormerPPPAS12,
+    MetaFormerPPPFS12 as MetaFormerPPPFS12,
+)
 from keras_metaformer.applications.poolformerv2 import (
     PoolFormerV2M36 as PoolFormerV2M36,
     PoolFormerV2M48 as PoolFormerV2M48,
