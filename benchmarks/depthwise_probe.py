@@ -13,6 +13,7 @@ work disturbs less.
 import argparse
 import statistics
 import time
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,7 +60,8 @@ def _on_tensorflow(inputs, kernel, gradient, xla):
         with tf.GradientTape() as tape:
             tape.watch((x, k))
             outputs = depthwise_convolution(x, k, 1)
-        return tape.gradient(outputs, (x, k), g)
+        gradients: Any = tape.gradient(outputs, (x, k), g)
+        return gradients
 
     return {
         "forward": lambda: forward(inputs, kernel).numpy(),

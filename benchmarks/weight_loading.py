@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 
 def place(name: str) -> None:
@@ -35,7 +36,8 @@ def place(name: str) -> None:
     if path.suffix == ".safetensors":
         safetensors.numpy.save_file(km.to_state_dict(model, "timm"), path)
     elif path.suffix == ".npz":
-        np.savez(path, **km.to_state_dict(model, row.naming))
+        arrays: Any = km.to_state_dict(model, row.naming)
+        np.savez(path, **arrays)
     else:
         raise SystemExit(f"{name} is published as {path.suffix}, which is not written")
 

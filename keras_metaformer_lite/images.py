@@ -271,8 +271,10 @@ class EvaluationTransform:
         """
         from PIL import Image
 
-        if isinstance(image, (list, tuple)) or getattr(image, "ndim", 3) == 4:
-            if not len(image):
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            image = list(image)
+        if isinstance(image, (list, tuple)):
+            if not image:
                 raise ImageError("Expected at least one image. Received: none")
             return np.stack([self(one, normalise) for one in image])
         if isinstance(image, (str, os.PathLike)):

@@ -20,7 +20,7 @@ def python_command(
         interpreter: another one than that of this process.
     """
     command = (interpreter or sys.executable, "-P", "-X", "utf8", *arguments)
-    return list(map(os.fspath, command))
+    return [os.fspath(part) for part in command]
 
 
 def run_python(

@@ -104,8 +104,8 @@ def to_litert(
     files.check_file(path)
     if report_path is not None:
         files.check_file(Path(report_path), "report_path")
-    check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     options = _graph_options(model, input_size, mean, std, output)
+    check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     takes_pixels = options.mean is not None or _has_preprocessing(model)
     check_transform(transform or {})
     _check_arguments(model, quantize, input_type, takes_pixels, labels)

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -51,7 +51,7 @@ class LayerWithParts(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         # Parts that are arguments are in the config of the class that takes them.
-        changes = self._changes_of_parts(_arguments(type(self)))
+        changes = self._changes_of_parts(_arguments(type(self).__init__))
         if changes:
             config["parts"] = changes
         return config
@@ -446,8 +446,8 @@ def deserialize_parts(config: dict[str, Any], names: Iterable[str]) -> dict[str,
 
 
 @functools.cache
-def _arguments(kind: type) -> frozenset[str]:
-    return frozenset(inspect.signature(kind.__init__).parameters)
+def _arguments(constructor: Callable[..., None]) -> frozenset[str]:
+    return frozenset(inspect.signature(constructor).parameters)
 
 
 def _changes_of(part: Any, policy: keras.DTypePolicy) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from keras_metaformer.training.schedules import (
     EpochSchedule,
     constant_schedule,
     epoch_schedule,
+    linear_schedule,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "build_optimizer",
     "constant_schedule",
     "epoch_schedule",
+    "linear_schedule",
     "list_recipes",
     "load_recipe",
     "parameter_groups",

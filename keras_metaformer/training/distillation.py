@@ -31,8 +31,8 @@ class Distiller(keras.Model):
         soft:  loss = (1 - alpha) * CE(y, p) + alpha * T² * KL(q_T, p_T)
 
     where `p_T` and `q_T` are the probabilities at the temperature `T`, those of the
-    logits over `T`. `CE(y, p)` is the loss that is compiled. Evaluated, the loss is that
-    part alone. The student's weights are its own: save `student`, which knows nothing
+    logits over `T`. `CE(y, p)` is the loss that is compiled; in evaluation it is the
+    only part. The weights are those of `student`: save that one, which knows nothing
     of the teacher.
 
     Example:

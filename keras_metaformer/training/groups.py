@@ -1,6 +1,7 @@
 """Groups of parameters that share weight decay and learning rate, by timm's rules."""
 
 import dataclasses
+import fnmatch
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -27,8 +28,19 @@ class ParameterGroup:
     parameters: int
 
 
-def has_weight_decay(path: str, shape: Sequence[int]) -> bool:
-    """Whether timm decays a parameter: not those of one dimension, nor biases."""
+def has_weight_decay(
+    path: str, shape: Sequence[int], also_decayed: Sequence[str] = ()
+) -> bool:
+    """Whether timm decays a parameter: not those of one dimension, nor biases.
+
+    Args:
+        path: of the variable.
+        shape: of the variable.
+        also_decayed: patterns of paths that are decayed all the same, as of
+            `fnmatch`; for what has one dimension here and more in its source.
+    """
+    if any(fnmatch.fnmatchcase(path, pattern) for pattern in also_decayed):
+        return True
     return len(shape) > 1 and path.rsplit("/", 1)[-1] != "bias"
 
 
@@ -68,7 +80,10 @@ def rate_scales(paths: Sequence[str], layer_decay: float | None) -> list[float]:
 
 
 def parameter_groups(
-    variables: Sequence[Any], weight_decay: float, layer_decay: float | None = None
+    variables: Sequence[Any],
+    weight_decay: float,
+    layer_decay: float | None = None,
+    also_decayed: Sequence[str] = (),
 ) -> list[ParameterGroup]:
     """Groups of `variables` as an optimizer of this package makes them when built."""
     paths = [variable.path for variable in variables]
@@ -76,7 +91,8 @@ def parameter_groups(
     for index, (variable, scale) in enumerate(
         zip(variables, rate_scales(paths, layer_decay), strict=True)
     ):
-        decay = weight_decay if has_weight_decay(paths[index], variable.shape) else 0.0
+        decayed = has_weight_decay(paths[index], variable.shape, also_decayed)
+        decay = weight_decay if decayed else 0.0
         members.setdefault((decay, scale), []).append(index)
     return [
         ParameterGroup(

@@ -82,7 +82,14 @@ def _parse_range(value: Any) -> tuple[float, float]:
     return low, high
 
 
+def _parse_texts(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part]
+    return tuple(_parse_text(part) for part in value)
+
+
 _TEXT = _Kind("text", _parse_text)
+_TEXTS = _Kind("a list of texts", _parse_texts)
 _RANGE = _Kind("two positive numbers, the smaller first", _parse_range)
 
 
@@ -133,18 +140,19 @@ class Recipe:
             `batch_size * accumulate / published_batch_size`, as `warmup_rate` and
             `floor_rate` are.
         weight_decay: of parameters with more than one dimension, biases excepted.
+        also_decayed: patterns of the paths of further parameters with weight decay.
         layer_decay: factor of the rate from block to block, None for none.
         beta_1: of the optimizer's first moment.
         beta_2: of its second moment.
         epsilon: of the optimizer.
         clip_norm: global norm that gradients are clipped to, None for no clipping.
-        schedule: `"cosine"` or `"constant"`.
+        schedule: `"cosine"`, `"linear"` or `"constant"`.
         schedule_interval: `"epoch"`: the rate changes once an epoch; `"update"`: it
             moves at every update.
-        warmup_epochs: cut out of the cosine.
+        warmup_epochs: of `epochs`; cut out of the cosine, before the line.
         warmup_rate: rate at the start of the warmup.
-        floor_rate: lowest rate of the cosine.
-        cooldown_epochs: epochs at `floor_rate` after the cosine.
+        floor_rate: rate that the schedule ends at.
+        cooldown_epochs: epochs at `floor_rate` after that.
         average_decay: of the exponential moving average of the weights, None for none.
         stochastic_depth_rate: of the last block; those before it have less.
         head_dropout: before the classifier.
@@ -172,8 +180,8 @@ class Recipe:
         cutmix_alpha: of the Beta distribution, 0 for no cutmix.
         mixup_probability: that a batch is mixed at all.
         mixup_switch_probability: that a mixed batch is cut instead, where both are on.
-        repeated_augmentation: how often an image stands in an epoch's order, each time
-            augmented anew; 1 for once.
+        repeated_augmentation: how often an image stands in a row in the order of an
+            epoch, each time augmented anew. An epoch is as long as without.
         origins: where each field's value comes from.
     """
 
@@ -194,13 +202,16 @@ class Recipe:
     learning_rate: float = _field("optimizer", _number(0))
     published_learning_rate: float = _field("optimizer", _number(0))
     weight_decay: float = _field("optimizer", _number(0))
+    also_decayed: tuple[str, ...] = _field("optimizer", _TEXTS, ())
     layer_decay: float | None = _field("optimizer", _optional(_number(0, 1)), None)
     beta_1: float = _field("optimizer", _number(0, 1, below=True), 0.9)
     beta_2: float = _field("optimizer", _number(0, 1, below=True), 0.999)
     epsilon: float = _field("optimizer", _number(0))
     clip_norm: float | None = _field("optimizer", _optional(_number(0)), None)
 
-    schedule: str = _field("schedule", _choice("cosine", "constant"), "cosine")
+    schedule: str = _field(
+        "schedule", _choice("cosine", "linear", "constant"), "cosine"
+    )
     schedule_interval: str = _field("schedule", _choice("epoch", "update"), "epoch")
     warmup_epochs: int = _field("schedule", _whole(0), 0)
     warmup_rate: float = _field("schedule", _number(0), 1e-6)
@@ -267,7 +278,7 @@ class Recipe:
         Raises:
             ValueError: if there are fewer images than one update takes.
         """
-        updates = images * self.repeated_augmentation // self.update_size
+        updates = images // self.update_size
         if updates < 1:
             raise ValueError(
                 f"One update takes {self.update_size} images (batch_size="
@@ -283,7 +294,11 @@ class Recipe:
 
         if self.schedule == "constant":
             return schedules.constant_schedule(self.learning_rate, self.total_epochs)
-        return schedules.epoch_schedule(
+        make = {
+            "cosine": schedules.epoch_schedule,
+            "linear": schedules.linear_schedule,
+        }[self.schedule]
+        return make(
             self.learning_rate,
             self.epochs,
             self.warmup_epochs,
@@ -313,6 +328,8 @@ class Recipe:
         lines = [f"{self.name}: {self.title}"]
         if self.model:
             lines.append(f"model: {self.model}")
+        if "model" in self.origins:
+            lines += _notes(self.origins["model"], "")
         section = None
         for field in dataclasses.fields(self):
             if "kind" not in field.metadata:
@@ -323,15 +340,21 @@ class Recipe:
             origin = self.origins.get(field.name, Origin("default"))
             value = _show(getattr(self, field.name))
             lines.append(f"{field.name:<26} {value:<24} {origin.source}")
-            if origin.script:
-                lines.append(f"{'':<26} {'':<24} the script says: {origin.script}")
-            if origin.note:
-                lines.append(f"{'':<26} {'':<24} {origin.note}")
+            lines += _notes(origin, " " * 52)
         return "\n".join(lines)
 
 
+def _notes(origin: Origin, indent: str) -> list[str]:
+    lines = []
+    if origin.script:
+        lines.append(f"{indent}the script says: {origin.script}")
+    if origin.note:
+        lines.append(f"{indent}{origin.note}")
+    return lines
+
+
 def _show(value: Any) -> str:
-    if value is None:
+    if value is None or value == ():
         return "none"
     if isinstance(value, float):
         return f"{value:.6g}"
@@ -402,22 +425,20 @@ def _read(stem: str, text: str, where: str) -> _File:
             )
     base = _built_in(table["extends"]) if "extends" in table else None
     fields = dict(base.fields) if base else {}
-    sources = dict(base.sources) if base else {}
-    own = table.get("sources", {})
+    # Those of the base are read by the names of their sources in this file.
+    sources = {**(base.sources if base else {}), **table.get("sources", {})}
     for name, entry in table.get("fields", {}).items():
-        if name not in _KINDS:
+        if name not in _KINDS and name != "model":
             _parse(name, entry, where)
-        if not isinstance(entry, dict) or "value" not in entry:
-            entry = {"value": entry, "source": where}
+        if name != "model" and not (isinstance(entry, dict) and "value" in entry):
+            entry = {"value": entry}
         for key in entry:
             if key not in _FIELD_KEYS:
                 raise ValueError(
                     f"Unknown key of the field {name!r} in {where}: expected of "
                     f"{list(_FIELD_KEYS)}. Received: {key!r}"
                 )
-        source = entry.get("source", where)
-        fields[name] = {**entry, "source": own.get(source, sources.get(source, source))}
-    sources.update(own)
+        fields[name] = {"source": where, **entry}
     return _File(
         stem=stem,
         title=table.get("title", base.title if base else stem),
@@ -506,16 +527,18 @@ def load_recipe(
     origins: dict[str, Origin] = {}
     for name, entry in file.fields.items():
         value, script, note = (
-            _for_model(entry.get(key), own_model) for key in ("value", "script", "note")
+            _for_model(entry.get(key, _ABSENT), own_model)
+            for key in ("value", "script", "note")
         )
-        if value is _ABSENT:
+        if value is _ABSENT and name != "model":
             raise ValueError(
                 f"The field {name!r} of {file.stem!r} has no value for "
                 f"{own_model}. Received: {entry['value']!r}"
             )
-        values[name] = _parse(name, value, file.stem)
+        if name != "model":
+            values[name] = _parse(name, value, file.stem)
         origins[name] = Origin(
-            entry["source"],
+            file.sources.get(entry["source"], entry["source"]),
             None if script is _ABSENT else script,
             None if note is _ABSENT else note,
         )
@@ -622,13 +645,15 @@ def build_optimizer(recipe: Recipe, model: Any, updates_per_epoch: int):
     from keras_metaformer.training.schedules import EpochSchedule
 
     make = {"adamw": AdamW, "lamb": LAMB}[recipe.optimizer]
+    rates = recipe.learning_rates()
+    each_update = recipe.schedule_interval == "update"
+    if each_update:  # the end of the last epoch
+        constant = recipe.schedule == "constant"
+        rates = [*rates, recipe.learning_rate if constant else recipe.floor_rate]
     optimizer = make(
-        learning_rate=EpochSchedule(
-            recipe.learning_rates(),
-            updates_per_epoch,
-            interpolate=recipe.schedule_interval == "update",
-        ),
+        learning_rate=EpochSchedule(rates, updates_per_epoch, interpolate=each_update),
         weight_decay=recipe.weight_decay,
+        also_decayed=recipe.also_decayed,
         beta_1=recipe.beta_1,
         beta_2=recipe.beta_2,
         epsilon=recipe.epsilon,
@@ -646,7 +671,7 @@ def build_loss(recipe: Recipe, model: Any):
     """The loss on the targets that the training loader makes.
 
     Those are soft, `(batch, classes)`: mixed, and smoothed by `recipe.label_smoothing`,
-    so that the loss itself smooths nothing, and its value on a validation set is that of
+    so that the loss smooths nothing, and its value on a validation set is that of
     the plain labels. Whether the model gives logits or probabilities is seen from its
     last layer.
 

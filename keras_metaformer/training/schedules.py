@@ -60,6 +60,27 @@ def epoch_schedule(
     return rates
 
 
+def linear_schedule(
+    peak: float,
+    epochs: int,
+    warmup_epochs: int = 0,
+    warmup_rate: float = 0.0,
+    floor: float = 0.0,
+    cooldown_epochs: int = 0,
+) -> np.ndarray:
+    """As `epoch_schedule`, on straight lines: to `peak` in the warmup, then to `floor`.
+
+    The second line begins where the first one ends; nothing is cut out.
+
+    Returns:
+        float64 array `(epochs + cooldown_epochs,)`.
+    """
+    _check(peak, epochs, warmup_epochs, warmup_rate, floor, cooldown_epochs)
+    points = [0, warmup_epochs, epochs] if warmup_epochs else [0, epochs]
+    values = [warmup_rate, peak, floor] if warmup_epochs else [peak, floor]
+    return np.interp(np.arange(epochs + cooldown_epochs), points, values)
+
+
 def constant_schedule(rate: float, epochs: int) -> np.ndarray:
     """The same learning rate in each of `epochs` epochs, float64 `(epochs,)`."""
     _check(rate, epochs, 0, rate, rate, 0)

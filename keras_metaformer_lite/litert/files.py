@@ -33,20 +33,21 @@ def check_file(path: Path, name: str = "path") -> None:
 def check_saved_model(path: Path) -> None:
     """Raise a `ValueError` unless there is nothing, or only a SavedModel."""
     received = f"Received: path={str(path)!r}"
-    if not os.path.lexists(path):
+    try:
+        names = _names_in(path)
+    except FileNotFoundError:
         _check_parent(path, "path")
         return
-    if path.is_symlink() or not path.is_dir():
+    except NotADirectoryError as error:
         raise ValueError(
             "`path` must be a new folder or that of an earlier SavedModel, but it is "
             f"a {'link' if path.is_symlink() else 'file'}. {received}"
-        )
+        ) from error
     if Path.cwd().is_relative_to(path.resolve()):
         raise ValueError(
             "`path` must be a new folder or that of an earlier SavedModel, but it "
             f"holds the working directory. {received}"
         )
-    names = {entry.name for entry in path.iterdir()}
     others = sorted(names - _PARTS_OF_A_SAVED_MODEL)
     if others or not names & {"saved_model.pb", "saved_model.pbtxt"}:
         found = f"it holds {others[0]!r}" if others else "it is none"
@@ -55,6 +56,26 @@ def check_saved_model(path: Path) -> None:
             f"replaced, but {found}. {received}"
         )
     _check_parent(path, "path")
+
+
+def _names_in(path: Path) -> set[str]:
+    """The names in a folder, as they were while it stood there.
+
+    Another thread may move an earlier SavedModel aside and remove it while its names
+    are read. The descriptor tells that from what has come in its place.
+    """
+    if path.is_symlink():
+        raise NotADirectoryError(path)
+    if os.listdir not in os.supports_fd:  # Windows, which moves no folder that is open
+        return set(os.listdir(path))
+    while True:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            names = set(os.listdir(descriptor))
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return names
+        finally:
+            os.close(descriptor)
 
 
 def _check_parent(path: Path, name: str) -> None:

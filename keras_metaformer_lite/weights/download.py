@@ -241,12 +241,13 @@ def _transfer_in_attempts(
     import requests
     import urllib3
 
+    cause: Exception | None = None
     for attempt in range(ATTEMPTS):
         time.sleep(_delay(attempt))
         try:
             return _transfer(session, url, part, hand_placed)
         except _TransientError as error:
-            cause: Exception = error
+            cause = error
             if attempt + 1 < ATTEMPTS:
                 time.sleep(_retry_after(error.retry_after, url, hand_placed))
         except requests.ConnectionError as error:

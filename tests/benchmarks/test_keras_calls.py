@@ -1,12 +1,14 @@
 """What contenders compute on the active backend."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
+import keras_metaformer as km
 from benchmarks import keras_calls, matrix_products, stock
 from benchmarks.contender import Case, Contender, Job
 from keras_metaformer.arrays import to_numpy
@@ -55,7 +57,11 @@ def _job(kind, *options, mode="inference", dtype="float32"):
 def test_calls(job):
     call, about = keras_calls.make(job)
     call()
-    assert about() == {"peak_device_memory": None, "device_name": None}
+    assert about() == {
+        "package": str(Path(km.__file__).parent),
+        "peak_device_memory": None,
+        "device_name": None,
+    }
 
 
 def test_training_changes_the_weights(monkeypatch):

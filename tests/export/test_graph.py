@@ -122,7 +122,7 @@ def test_classes_with_another_call_are_traced():
 
     class Halved(keras.layers.Dense):
         def call(self, inputs):
-            return 0.5 * super().call(inputs)
+            return keras.ops.multiply(0.5, super().call(inputs))
 
     class Dropping(keras.layers.Dropout):
         def call(self, inputs, training=False):

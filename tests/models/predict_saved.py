@@ -4,6 +4,7 @@ Usage: python predict_saved.py DIRECTORY, with KERAS_BACKEND set. For each NAME.
 reads NAME.images.npy and writes NAME.BACKEND.npy.
 """
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ from keras_metaformer.arrays import to_numpy
 
 def main(directory: Path) -> None:
     backend = keras.backend.backend()
+    if backend == "openvino":
+        import openvino
+
+        # It computes in bfloat16 where the processor has operations for that, and
+        # Keras passes no option on.
+        openvino.compile_model = functools.partial(
+            openvino.compile_model, config={"INFERENCE_PRECISION_HINT": "f32"}
+        )
     for file in sorted(directory.glob("*.keras")):
         model: Any = keras.saving.load_model(file)
         images = np.load(directory / f"{file.stem}.images.npy")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -84,7 +85,7 @@ class TestArguments:
 
     def test_words_of_another_kind_of_model_are_no_answer(self):
         with pytest.raises(TypeError) as error:
-            km.MetaFormer(embed_dim=1)
+            km.MetaFormer(embed_dim=1)  # pyright: ignore[reportCallIssue]
         assert "`width`" not in str(error.value)
 
 
@@ -124,7 +125,7 @@ class TestActivations:
     def test_they_are_saved_and_loaded(self, tmp_path):
         model = metaformer("separable_convolution", activation="silu")
         model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
         np.testing.assert_array_equal(to_numpy(loaded(IMAGES)), to_numpy(model(IMAGES)))
 
     @ONCE

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +27,7 @@ def test_what_was_asked_for_is_stored(asked_for, tmp_path):
     model.save(path)
     assert stored(path) == asked_for
 
-    loaded = keras.saving.load_model(path)
+    loaded: Any = keras.saving.load_model(path)
     assert loaded.jit_compile is model.jit_compile
     loaded.save(path)
     assert stored(path) == asked_for
@@ -45,7 +46,7 @@ def test_training_goes_on_after_loading(tmp_path):
     model = metaformer()
     model.compile("sgd", LOSS)
     model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "model.keras")
     history = loaded.fit(IMAGES, np.array([0, 1]), verbose=0)
     assert np.isfinite(history.history["loss"]).all()
 

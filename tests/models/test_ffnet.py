@@ -77,13 +77,13 @@ def test_squeeze_excitation_matters_trains_and_serialises(tmp_path):
     model = _build({"squeeze_excitation": True}, classifier_activation=None)
     plain = _build(classifier_activation=None)
     randomize(model)
-    squeeze = [weight for weight in model.weights if "excitation" in weight.path]
+    squeeze = [weight for weight in model.weights if "/between/" in weight.path]
     assert len(squeeze) == 8  # one of the first stage's two blocks, one of the second's
     found = gradients(model, IMAGES)
     for weight in squeeze:
         assert np.abs(found[weight.path]).max() > 1e-6, weight.path
 
-    ours = [weight for weight in model.weights if "excitation" not in weight.path]
+    ours = [weight for weight in model.weights if "/between/" not in weight.path]
     plain.set_weights([to_numpy(weight) for weight in ours])
     assert np.abs(_outputs(model) - _outputs(plain)).max() > 1e-3
 
@@ -169,7 +169,7 @@ def test_maps_of_open_size():
         ({"mlp_ratio": 2.5}, "Received: ratio=2.5"),
         ({"stem_width": 0}, "Received: filters=0"),
         ({"stochastic_depth_rate": -0.1}, "Received: stochastic_depth_rate=-0.1"),
-        ({"activation": "swish"}, "Unknown activation"),
+        ({"activation": "squish"}, "Unknown activation"),
     ],
 )
 def test_bad_fields_are_refused(fields, message):

@@ -158,7 +158,7 @@ def test_bad_arguments_are_refused(arguments, message):
 
 def test_an_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="drop_rate"):
-        km.IsotropicMetaFormer(1, 32, 16, drop_rate=0.1)
+        km.IsotropicMetaFormer(1, 32, 16, drop_rate=0.1)  # pyright: ignore[reportCallIssue]
 
 
 @pytest.mark.backend_independent

@@ -281,7 +281,7 @@ def test_an_unknown_keyword_is_refused():
     with pytest.raises(TypeError, match="mixers"):
         metaformer(mixers="pooling")
     with pytest.raises(TypeError, match="drop_path"):
-        km.CAFormerS18(weights=None, drop_path=0.1)
+        km.CAFormerS18(weights=None, drop_path=0.1)  # pyright: ignore[reportCallIssue]
 
 
 def test_channels_first_is_refused():

@@ -195,10 +195,11 @@ class TestPlainServer:
     ):
         """https to http to https: whoever reads the middle chooses the end."""
         import requests
+        from requests.adapters import BaseAdapter
 
         sent = []
 
-        class Adapter(requests.adapters.BaseAdapter):
+        class Adapter(BaseAdapter):
             def send(self, request, **kwargs):
                 sent.append(request.url)
                 response = requests.Response()

@@ -31,8 +31,9 @@ def classes(model: keras.Model, path: Path, classifier: str) -> int | None:
     try:
         with _weights(path) as weights, h5py.File(weights) as file:
             found = file.get(bias)
-            is_vector = isinstance(found, h5py.Dataset) and len(found.shape) == 1
-            return found.shape[0] if is_vector else None
+            if isinstance(found, h5py.Dataset) and len(found.shape) == 1:
+                return found.shape[0]
+            return None
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None  # in parts (.weights.json), or damaged: Keras says how
 
