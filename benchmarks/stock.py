@@ -6,6 +6,7 @@ same model with what Keras offers gets the graph made here: `DepthwiseConv2D`, `
 graph, which also shows every matrix product of the model (`matrix_products.py`).
 """
 
+import math
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ from keras_metaformer.layers import (
     IdentityMixer,
     LayerScale,
     PoolingMixer,
+    PositionEmbedding,
     RandomMixer,
     ResScale,
     ScaledDotProduct,
@@ -111,13 +113,15 @@ def _apply(layer: keras.layers.Layer, x: Any, weights: Any) -> Any:
 class Scale(keras.layers.Layer):
     """`x * scale + bias` with learned tensors; no stock layer has only these."""
 
-    def __init__(self, scale: Any, bias: Any = None, **kwargs: Any):
+    def __init__(self, scale: Any = None, bias: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.scale = self._weight("scale", scale)
-        self.bias = None if bias is None else self._weight("bias", bias)
+        self.bias = self._weight("bias", bias)
         self.built = True
 
     def _weight(self, name: str, original: Any) -> Any:
+        if original is None:
+            return None
         return self.add_weight(
             name=name,
             shape=tuple(original.shape),
@@ -126,7 +130,7 @@ class Scale(keras.layers.Layer):
         )
 
     def call(self, inputs):
-        outputs = inputs * self.scale
+        outputs = inputs if self.scale is None else inputs * self.scale
         return outputs if self.bias is None else outputs + self.bias
 
     def compute_output_shape(self, input_shape):
@@ -149,10 +153,13 @@ def _(layer: Any, x: Any) -> Any:
 
 @_RULES.register(DepthwiseConvolution)
 def _(layer: Any, x: Any) -> Any:
+    is_sequence = len(x.shape) == 3
     if layer.strides > 1:  # Keras' "same" would pad the two sides differently.
         half = layer.kernel_size // 2
-        x = keras.layers.ZeroPadding2D(half, dtype=layer.dtype_policy)(x)
-    convolution = keras.layers.DepthwiseConv2D(
+        pad = keras.layers.ZeroPadding1D if is_sequence else keras.layers.ZeroPadding2D
+        x = pad(half, dtype=layer.dtype_policy)(x)
+    kind = keras.layers.DepthwiseConv1D if is_sequence else keras.layers.DepthwiseConv2D
+    convolution = kind(
         layer.kernel_size,
         layer.strides,
         padding="same" if layer.strides == 1 else "valid",
@@ -190,6 +197,11 @@ def _(layer: Any, x: Any) -> Any:
     return Scale(layer.scale, layer.offset, dtype=layer.dtype_policy)(x)
 
 
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, x: Any) -> Any:
+    return Scale(bias=layer.embeddings, dtype=layer.dtype_policy)(x)
+
+
 @_RULES.register(StochasticDepth)
 def _(layer: Any, x: Any) -> Any:
     noise_shape = (None,) + (1,) * (len(x.shape) - 1)  # one draw for each image
@@ -199,33 +211,35 @@ def _(layer: Any, x: Any) -> Any:
 
 @_RULES.register(SelfAttentionMixer)
 def _(layer: Any, x: Any) -> Any:
-    _, height, width, _ = x.shape
+    _, *sizes, _ = x.shape
     qkv = ops.reshape(
-        stock(layer.qkv, x), (-1, height * width, 3 * layer.heads, layer.head_dim)
+        stock(layer.qkv, x), (-1, math.prod(sizes), 3 * layer.heads, layer.head_dim)
     )
     parts: Any = ops.split(qkv, 3, axis=2)
     mixed = ops.dot_product_attention(*parts)
-    mixed = ops.reshape(mixed, (-1, height, width, layer.heads * layer.head_dim))
+    mixed = ops.reshape(mixed, (-1, *sizes, layer.heads * layer.head_dim))
     return stock(layer.output_projection, mixed)
 
 
 @_RULES.register(PoolingMixer)
 def _(layer: Any, x: Any) -> Any:
-    pooling = keras.layers.AveragePooling2D(
-        layer.pool_size, 1, "same", dtype=layer.dtype_policy
+    is_sequence = len(x.shape) == 3
+    kind = (
+        keras.layers.AveragePooling1D if is_sequence else keras.layers.AveragePooling2D
     )
+    pooling = kind(layer.pool_size, 1, "same", dtype=layer.dtype_policy)
     return pooling(x) - x
 
 
 def _flat(x: Any) -> Any:
-    return ops.reshape(x, (-1, x.shape[1] * x.shape[2], x.shape[3]))
+    return ops.reshape(x, (-1, math.prod(x.shape[1:-1]), x.shape[-1]))
 
 
 @_RULES.register(RandomMixer)
 def _(layer: Any, x: Any) -> Any:
     mixing = keras.layers.EinsumDense(
         "btc,tu->buc",
-        (x.shape[1] * x.shape[2], x.shape[3]),
+        (math.prod(x.shape[1:-1]), x.shape[-1]),
         trainable=False,
         dtype=layer.dtype_policy,
     )
@@ -261,8 +275,8 @@ def _(layer: Any, x: Any) -> Any:
 
 
 def _heads(x: Any, heads: int) -> Any:
-    _, height, width, channels = x.shape
-    split = ops.reshape(x, (-1, height * width, heads, channels // heads))
+    _, *sizes, channels = x.shape
+    split = ops.reshape(x, (-1, math.prod(sizes), heads, channels // heads))
     return ops.transpose(split, (0, 2, 1, 3))
 
 

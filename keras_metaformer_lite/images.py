@@ -7,13 +7,14 @@ published accuracies were measured so.
 from __future__ import annotations
 
 import glob
+import io
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,19 +62,51 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
             is cut off or damaged, or has more pixels than Pillow decodes
             (about 179 million, see `PIL.Image.MAX_IMAGE_PIXELS`).
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     path = Path(path)
     received = f"Received: path={str(path)!r}"
     try:
         if path.exists() and not path.is_file():
             # Reading a pipe or a device might never end.
-            raise ImageError("Expected a file, not a directory, a pipe or a device.")
-        with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+            raise ImageError(
+                f"Expected a file, not a directory, a pipe or a device. {received}"
+            )
+        with path.open("rb") as file:
+            return _decode(file, received)
+    except FileNotFoundError as error:
+        raise ImageError(
+            f"Expected an image file; there is none. {received}"
+        ) from error
+    except OSError as error:
+        raise ImageError(
+            "Expected a whole, readable image file; reading it failed with "
+            f"{type(error).__name__}: {error}. {received}"
+        ) from error
+
+
+def decode_image(content: bytes, name: str = "") -> Image.Image:
+    """Reads an image file's bytes as `load_image` reads the file.
+
+    Args:
+        content: the whole file.
+        name: what messages call it.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    received = f"Received: {name!r}" if name else f"Received: {len(content)} bytes"
+    return _decode(io.BytesIO(content), received)
+
+
+def _decode(file: Any, received: str) -> Image.Image:
+    """The image in an open file; errors end in `received`."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(file, formats=FORMATS) as image:
             return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            start = file.read(16)
+        file.seek(0)
+        start = file.read(16)
         found = f"its first bytes are {start!r}" if start else "the file is empty"
         raise ImageError(
             f"Expected an image file ({', '.join(FORMATS)}), but {found}. {received}"
@@ -85,10 +118,6 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
     except ImageError as error:
         raise ImageError(f"{error} {received}") from error
-    except FileNotFoundError as error:
-        raise ImageError(
-            f"Expected an image file; there is none. {received}"
-        ) from error
     # Pillow's decoders raise almost anything on damaged files: OSError,
     # SyntaxError, struct.error, zlib.error, IndexError ...
     except Exception as error:
@@ -294,14 +323,24 @@ class EvaluationTransform:
         elif image.mode != "RGB":
             image = to_rgb(image)
 
-        pixels = np.asarray(self._resized_and_cropped(image), dtype="float32")
-        if not normalise:
-            return pixels
+        pixels = np.asarray(self.resized_and_cropped(image), dtype="float32")
+        return self.normalised(pixels) if normalise else pixels
+
+    def normalised(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels 0..255 `(..., 3)`, less the mean and over the standard deviation.
+
+        Args:
+            pixels: float32 array, which stays as it is.
+        """
         mean = np.asarray(self.mean, "float32")
         std = np.asarray(self.std, "float32")
-        return (pixels / np.float32(255) - mean) / std
+        result = pixels / np.float32(255)
+        result -= mean
+        result /= std
+        return result
 
-    def _resized_and_cropped(self, image: Image.Image) -> Image.Image:
+    def resized_and_cropped(self, image: Image.Image) -> Image.Image:
+        """A Pillow image of mode `"RGB"` as one of height and width `resolution`."""
         from PIL import Image
 
         width, height = self._resized(*image.size)

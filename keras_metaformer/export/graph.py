@@ -43,6 +43,7 @@ from keras_metaformer.layers import (
     ImageNormalization,
     LayerScale,
     PoolingMixer,
+    PositionEmbedding,
     RandomMixer,
     ResScale,
     ScaledDotProduct,
@@ -176,10 +177,10 @@ class _Lowering(Run):
     def over_tokens(self, x, *layers):
         steps = [layer for layer in layers if not isinstance(layer, _IDLE)]
         if not all(type(each) in (TokenLinear, *_ELEMENTWISE) for each in steps):
-            batch, height, width, channels = x.shape
-            flat = tf.reshape(x.computed(), (batch, height * width, channels))
+            batch, *sizes, channels = x.shape
+            flat = tf.reshape(x.computed(), (batch, math.prod(sizes), channels))
             tokens = self(Value(flat), *steps).computed()
-            return Value(tf.reshape(tokens, (batch, height, width, tokens.shape[-1])))
+            return Value(tf.reshape(tokens, (batch, *sizes, tokens.shape[-1])))
         # The tokens as channels, where a linear layer over them is a 1x1 convolution.
         value = _over_tokens(x.computed())
         for layer in steps:
@@ -258,6 +259,8 @@ def _(layer: Any, value: Value) -> Value:
 @_RULES.register(DepthwiseConvolution)
 def _(layer: Any, value: Value) -> Value:
     maps = _depthwise_maps(layer, value)
+    if len(value.shape) == 3:
+        maps = [tf.squeeze(each, 1) for each in maps]
     if len(maps) == 1:
         return Value(maps[0])
     # Keras orders the outputs channel by channel, the maps are multiple by multiple.
@@ -273,47 +276,53 @@ def _interleaved(channels: int, multiplier: int) -> np.ndarray:
 def _depthwise_maps(layer: DepthwiseConvolution, value: Value) -> list[Any]:
     """The result, one map for each multiple of the channels.
 
-    XNNPACK's fast kernels give one output channel for each input channel.
+    XNNPACK's fast kernels give one output channel for each input channel. A sequence is
+    a map of height 1.
     """
     value = value.with_offset()
     kernel, bias = _kernel_and_bias(layer)
+    kernel = kernel if kernel.ndim == 4 else kernel[None]
     scale = np.broadcast_to(value.scale, value.shape[-1])
     maps = []
     for index in range(layer.depth_multiplier):
         single = scale[:, None] * kernel[..., index : index + 1]
         shift = bias[index :: layer.depth_multiplier]
+        x = _as_map(value.tensor)
         if layer.dilation_rate > 1:
-            maps.append(_dilated(value.tensor, single, layer.dilation_rate, shift))
+            maps.append(_dilated(x, single, layer.dilation_rate, shift))
         else:
-            maps.append(_depthwise(value.tensor, single, layer.strides, shift))
+            maps.append(_depthwise(x, single, layer.strides, shift))
     return maps
 
 
 def _depthwise(x: Any, kernel: np.ndarray, stride: int, bias: Any) -> Any:
     """Depthwise convolution padded by half the kernel, as a sum over bands of rows."""
     height, width = x.shape[1:3]
-    size = len(kernel)
-    half = size // 2
-    if size**2 <= _FAST_TAPS:
+    rows_of_kernel, columns_of_kernel = kernel.shape[:2]
+    above, left = rows_of_kernel // 2, columns_of_kernel // 2
+    if rows_of_kernel * columns_of_kernel <= _FAST_TAPS:
         if stride == 1:  # "SAME" is then half the kernel on every side.
             same = tf.nn.depthwise_conv2d(x, _constant(kernel), (1, 1, 1, 1), "SAME")
             return _plus_bias(same, bias)
-        bands = [(0, size)]
+        bands = [(0, rows_of_kernel)]
     else:
-        rows = max(_FAST_TAPS // size, 1)
-        bands = [(row, min(row + rows, size)) for row in range(0, size, rows)]
+        rows = max(_FAST_TAPS // columns_of_kernel, 1)
+        bands = [
+            (row, min(row + rows, rows_of_kernel))
+            for row in range(0, rows_of_kernel, rows)
+        ]
     last_row, last_column = (_outputs(n, stride) - 1 for n in (height, width))
-    right = max(stride * last_column + size - half - width, 0)
+    right = max(stride * last_column + columns_of_kernel - left - width, 0)
     parts = []
     for first, end in bands:
         # Rows of the input that the band sees, counted from the map's first row.
-        begin, stop = first - half, stride * last_row + end - half
+        begin, stop = first - above, stride * last_row + end - above
         if stop <= 0 or begin >= height:
             continue  # The band sees padding only.
         seen = slice(max(begin, 0), min(stop, height))
         rows = x if seen == slice(0, height) else x[:, seen]
         top, bottom = max(-begin, 0), max(stop - height, 0)
-        rows = tf.pad(rows, ((0, 0), (top, bottom), (half, right), (0, 0)))
+        rows = tf.pad(rows, ((0, 0), (top, bottom), (left, right), (0, 0)))
         parts.append(
             tf.nn.depthwise_conv2d(
                 rows, _constant(kernel[first:end]), (1, stride, stride, 1), "VALID"
@@ -415,6 +424,11 @@ def _(layer: Any, value: Value) -> Value:
     return value.times(_array(layer.scale))
 
 
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, value: Value) -> Value:
+    return Value(value.computed() + _constant(_array(layer.embeddings)))
+
+
 @_RULES.register(keras.layers.Rescaling)
 def _(layer: Any, value: Value) -> Value:
     # Done at once: in the weights of the next layer, factors of 1 / 255 would fall
@@ -492,8 +506,8 @@ def _(layer: Any, value: Value) -> Value:
 @_RULES.register(PoolingMixer)
 def _(layer: Any, value: Value) -> Value:
     # The average and what is subtracted have the same offset.
-    pooled = tf.nn.avg_pool2d(value.tensor, layer.pool_size, 1, "SAME")
-    return Value(pooled - value.tensor, value.scale)
+    pooled = tf.nn.avg_pool2d(_as_map(value.tensor), layer.pool_size, 1, "SAME")
+    return Value(tf.reshape(pooled, value.shape) - value.tensor, value.scale)
 
 
 @_RULES.register(SqueezeExcitation)
@@ -539,7 +553,7 @@ def _(layer: Any, value: list) -> Value:
 
 
 def _split_heads(x: Any, heads: int) -> Any:
-    """`(1, height, width, channels)` to `(1, heads, tokens, head_dim)`."""
+    """Maps or sequences to `(1, heads, tokens, head_dim)`."""
     tokens, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     split = tf.reshape(x, (1, tokens, heads, channels // heads))
     return tf.transpose(split, (0, 2, 1, 3))
@@ -591,9 +605,9 @@ def _token_linear(layer: TokenLinear, value: Value) -> Any:
 
 
 def _over_tokens(x: Any) -> Value:
-    """`(1, height, width, channels)` to `(1, 1, channels, tokens)`."""
-    _, height, width, channels = x.shape
-    flat = tf.reshape(x, (1, 1, height * width, channels))
+    """Maps or sequences to `(1, 1, channels, tokens)`."""
+    _, *sizes, channels = x.shape
+    flat = tf.reshape(x, (1, 1, math.prod(sizes), channels))
     return Value(tf.transpose(flat, (0, 1, 3, 2)))
 
 
@@ -615,7 +629,7 @@ def _kernel_and_bias(layer: Any) -> tuple[np.ndarray, np.ndarray]:
     if layer.use_bias:
         return kernel, _array(layer.bias)
     if isinstance(layer, DepthwiseConvolution):
-        return kernel, np.zeros(kernel.shape[2] * kernel.shape[3])
+        return kernel, np.zeros(kernel.shape[-2] * kernel.shape[-1])
     return kernel, np.zeros(kernel.shape[-1])
 
 

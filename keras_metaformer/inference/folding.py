@@ -20,7 +20,9 @@ from keras_metaformer.layers import (
     BatchNormalized,
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
+    ConvolutionMixer,
     DepthwiseConvolution,
+    DepthwiseSeparableMixer,
     Dropout,
     FFNifiedAttention,
     GatedMLP,
@@ -33,7 +35,12 @@ from keras_metaformer.layers import (
     StarReLU,
 )
 
-LINEAR = (keras.layers.Dense, keras.layers.Conv2D, DepthwiseConvolution)
+LINEAR = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    DepthwiseConvolution,
+)
 
 
 class LayerCopyError(TypeError):
@@ -244,8 +251,8 @@ def _fold_reparameterizable_depthwise(
         scale, offset = scale_and_offset(branch.norm)
         part = _scaled(branch.linear, _kernel(branch), scale)
         border = (layer.kernel_size - len(part)) // 2
-        sides = (border, border)
-        kernel = kernel + np.pad(part, (sides, sides, (0, 0), (0, 0)))
+        sides = ((border, border),) * (part.ndim - 2)
+        kernel = kernel + np.pad(part, (*sides, (0, 0), (0, 0)))
         bias = bias + offset
     return _linear(layer.large.linear, layer.name, input_shape, kernel, bias)
 
@@ -465,7 +472,14 @@ def _last_linear(transform: keras.layers.Layer) -> Any:
     last: Any = None
     if type(transform) is MetaMixer:
         last = transform.projection or transform.aggregation
-    elif type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
+    elif type(transform) is ConvolutionMixer:
+        last = transform.convolution
+    elif type(transform) in (
+        ChannelMLP,
+        DepthwiseSeparableMixer,
+        SeparableConvolutionMixer,
+        GatedMLP,
+    ):
         last = transform.project
     elif type(transform) is SelfAttentionMixer:
         last = transform.output_projection

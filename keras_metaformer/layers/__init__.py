@@ -7,12 +7,17 @@ from keras_metaformer.layers.batch_normalized import (
     BatchNormalized,
     BatchNormalizedSkip,
 )
+from keras_metaformer.layers.class_token import ClassToken, FirstToken
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.mixers.channel_mlp import ChannelMLP
 from keras_metaformer.layers.mixers.convnext_channel_mixer import ConvNeXtChannelMixer
+from keras_metaformer.layers.mixers.convolution_mixer import ConvolutionMixer
 from keras_metaformer.layers.mixers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.mixers.depthwise_separable_mixer import (
+    DepthwiseSeparableMixer,
+)
 from keras_metaformer.layers.mixers.ffnified_attention import FFNifiedAttention
 from keras_metaformer.layers.mixers.gated_mlp import GatedMLP
 from keras_metaformer.layers.mixers.identity_mixer import IdentityMixer
@@ -32,6 +37,7 @@ from keras_metaformer.layers.mixers.token_linear import TokenLinear
 from keras_metaformer.layers.mixers.token_mlp import TokenMLP
 from keras_metaformer.layers.norms.affine import Affine
 from keras_metaformer.layers.norms.image_normalization import ImageNormalization
+from keras_metaformer.layers.position_embedding import PositionEmbedding
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -46,18 +52,23 @@ __all__ = [
     "BatchNormalized",
     "BatchNormalizedSkip",
     "ChannelMLP",
+    "ClassToken",
     "Composite",
     "ConvNeXtChannelMixer",
+    "ConvolutionMixer",
     "CrossPatchLinear",
     "DepthwiseConvolution",
+    "DepthwiseSeparableMixer",
     "Dropout",
     "FFNifiedAttention",
+    "FirstToken",
     "GatedMLP",
     "IdentityMixer",
     "ImageNormalization",
     "LayerScale",
     "MetaMixer",
     "PoolingMixer",
+    "PositionEmbedding",
     "RandomMixer",
     "ReparameterizableDepthwise",
     "ResScale",

@@ -30,7 +30,7 @@ class BatchNormalized(Composite):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor, of the shape that `linear` takes.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:
@@ -88,7 +88,7 @@ class BatchNormalizedSkip(Composite):
     (1, 7, 7, 8)
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(..., channels)`.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:

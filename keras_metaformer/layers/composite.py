@@ -12,7 +12,7 @@ from keras_metaformer.layers.activations.star_relu import StarReLU
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
-from keras_metaformer.layers.tokens import flatten_tokens, unflatten_tokens
+from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 
 #: What may be changed on a part after it was made, with the value that a new one has.
 _DEFAULTS = {"quantization_config": None, "lora_rank": None, "lora_alpha": None}
@@ -86,7 +86,7 @@ class Composite(LayerWithParts):
     - `run.add(x, branch, scale=None)` is `x + branch`, or `scale(x) + branch` with a
       `ResScale`. The branch may be overwritten: the flow must not use it again.
     - `run.over_tokens(x, *layers)` puts layers that take `(batch, tokens, channels)`,
-      such as `TokenLinear`, between maps.
+      such as `TokenLinear`, between maps; a sequence they take as it is.
     - `run.recomputed(x, *layers)` is `run(x, *layers)` of which training keeps `x`
       alone and computes the rest once more for the gradient.
 
@@ -261,7 +261,7 @@ class _Calling(Run):
 
     def over_tokens(self, x, *layers):
         tokens = self(flatten_tokens(x), *layers)
-        maps = unflatten_tokens(tokens, x.shape[1:3])
+        maps = unflatten_tokens(tokens, x.shape[1:-1])
         self.own = maps if tokens is self.own else None
         return maps
 
@@ -316,9 +316,9 @@ class Shapes(Run):
         return _shape(x)
 
     def over_tokens(self, x, *layers):
-        batch, height, width, channels = x
-        tokens = self(_Shape((batch, height * width, channels)), *layers)
-        return _Shape((batch, height, width, tokens[-1]))
+        batch, *sizes, channels = x
+        tokens = self(_Shape((batch, token_count(sizes), channels)), *layers)
+        return _Shape((batch, *sizes, tokens[-1]))
 
 
 class _Building(Shapes):

@@ -3,7 +3,11 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import (
+    map_or_sequence,
+    odd_integer,
+    positive_integer,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -13,7 +17,8 @@ class DepthwiseConvolution(keras.layers.Layer):
     `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
     stride `s`, depth multiplier `m` and padding `p = kernel_size // 2` on every side,
     as in PyTorch (Keras' "same" pads otherwise where the stride is 2). With a dilation
-    rate `d` the taps are `d u - d p` and `d v - d p` away.
+    rate `d` the taps are `d u - d p` and `d v - d p` away. For sequences the kernels
+    are of one dimension.
 
     Example:
 
@@ -22,8 +27,9 @@ class DepthwiseConvolution(keras.layers.Layer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Height and width of the kernels, in pixels.
-        strides: int. Step in both directions, in pixels.
+        kernel_size: odd int. Height and width of the kernels, in pixels; for sequences
+            their length in tokens.
+        strides: int. Step in all directions, in pixels or tokens.
         depth_multiplier: int. Output channels for each input channel.
         use_bias: bool. Whether to add a learned bias per output channel.
         kernel_initializer: initializer of the kernels.
@@ -32,15 +38,18 @@ class DepthwiseConvolution(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
 
     Returns:
         Tensor `(batch, height // strides, width // strides, channels *
-        depth_multiplier)`, sizes rounded up, in the layer's compute dtype.
+        depth_multiplier)` or `(batch, tokens // strides, channels * depth_multiplier)`,
+        sizes rounded up, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is even, an argument is not positive, or `strides`
-            and `dilation_rate` are both above 1, which TensorFlow does not have.
+        ValueError: if `kernel_size` is even, an argument is not positive, `strides` and
+            `dilation_rate` are both above 1, which TensorFlow does not have, or when
+            built for neither a map nor a sequence.
     """
 
     makes_own_output = True
@@ -57,12 +66,7 @@ class DepthwiseConvolution(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.kernel_size = positive_integer("kernel_size", kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(
-                "`kernel_size` must be odd, so that the padding is the same on every "
-                f"side. Received: kernel_size={kernel_size}"
-            )
+        self.kernel_size = odd_integer("kernel_size", kernel_size)
         self.strides = positive_integer("strides", strides)
         self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
         self.use_bias = use_bias
@@ -77,10 +81,11 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        size = self.kernel_size
+        sizes = map_or_sequence("DepthwiseConvolution", input_shape)
+        area = (self.kernel_size,) * len(sizes)
         self.kernel = self.add_weight(
             name="kernel",
-            shape=(size, size, channels, self.depth_multiplier),
+            shape=(*area, channels, self.depth_multiplier),
             initializer=self.kernel_initializer,
         )
         if self.use_bias:
@@ -97,13 +102,9 @@ class DepthwiseConvolution(keras.layers.Layer):
         return outputs + self.bias if self.use_bias else outputs
 
     def compute_output_shape(self, input_shape):
-        batch, height, width, channels = input_shape
-        return (
-            batch,
-            None if height is None else -(-height // self.strides),
-            None if width is None else -(-width // self.strides),
-            channels * self.depth_multiplier,
-        )
+        batch, *sizes, channels = input_shape
+        strided = (None if size is None else -(-size // self.strides) for size in sizes)
+        return (batch, *strided, channels * self.depth_multiplier)
 
     def get_config(self):
         config = super().get_config()

@@ -23,15 +23,16 @@ class ReparameterizableDepthwise(Composite):
     (1, 7, 7, 8)
 
     Args:
-        kernel_size: odd int, at least 3. Of the large branch, in pixels; the small one
-            has half, rounded down to an odd number.
-        strides: int. Step in both directions, in pixels.
+        kernel_size: odd int, at least 3. Of the large branch, in pixels or tokens; the
+            small one has half, rounded down to an odd number.
+        strides: int. Step in all directions, in pixels or tokens.
         depth_multiplier: int. Output channels for each input channel.
         use_bias: bool. Whether the batch norms have offsets.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether to normalise by the batch's own statistics.
 
     Returns:

@@ -12,6 +12,16 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def odd_integer(name: str, value) -> int:
+    """`value` as a positive odd int, or a ValueError that names the argument."""
+    if positive_integer(name, value) % 2 == 0:
+        raise ValueError(
+            f"`{name}` must be odd, so that the padding is the same on every side. "
+            f"Received: {name}={value}"
+        )
+    return int(value)
+
+
 def pair_of_bools(name: str, value) -> tuple[bool, bool]:
     """One bool for both of two things, or a pair of them.
 
@@ -34,22 +44,35 @@ def rate_below_one(name: str, value) -> float:
     return float(value)
 
 
-def static_size(layer: str, input_shape) -> tuple[int, int]:
-    """Height and width of a `(batch, height, width, channels)` shape.
+def map_or_sequence(layer: str, input_shape) -> tuple[int | None, ...]:
+    """The sizes between batch and channels: `(height, width)`, or `(tokens,)`.
 
     Raises:
-        ValueError: if either is unknown. Layers with a weight per token need both.
+        ValueError: if the shape is neither a map's nor a sequence's.
     """
-    if len(input_shape) != 4:
+    if len(input_shape) not in (3, 4):
         raise ValueError(
-            f"`{layer}` takes maps of shape (batch, height, width, channels). "
+            f"`{layer}` takes maps of shape (batch, height, width, channels), or "
+            "sequences of shape (batch, tokens, channels). "
             f"Received: input_shape={tuple(input_shape)}"
         )
-    _, height, width, _ = input_shape
-    if height is None or width is None:
-        raise ValueError(
-            f"`{layer}` has weights for every token, so the image's height and width "
-            "must be known: give `input_shape=(height, width, channels)`. "
-            f"Received: input_shape={tuple(input_shape)}"
-        )
-    return height, width
+    return tuple(input_shape[1:-1])
+
+
+def static_size(layer: str, input_shape) -> tuple[int, ...]:
+    """Height and width of a map's shape, or the tokens of a sequence's, as a tuple.
+
+    Raises:
+        ValueError: if a size is unknown. Layers with a weight per token need all.
+    """
+    sizes = map_or_sequence(layer, input_shape)
+    known = tuple(size for size in sizes if size is not None)
+    if len(known) == len(sizes):
+        return known
+    what, how = "image's height and width", "(height, width, channels)"
+    if len(sizes) == 1:
+        what, how = "number of tokens", "(tokens, channels)"
+    raise ValueError(
+        f"`{layer}` has weights for every token, so the {what} must be known: give "
+        f"`input_shape={how}`. Received: input_shape={tuple(input_shape)}"
+    )

@@ -8,6 +8,7 @@ import keras
 from keras_metaformer.blocks import Downsampling
 from keras_metaformer.layers import (
     DepthwiseConvolution,
+    PositionEmbedding,
     RandomMixer,
     ScaledDotProduct,
     SelfAttentionMixer,
@@ -89,12 +90,12 @@ class _Counting(Shapes):
 
 
 def _positions(shape: tuple) -> int:
-    """Positions of a map, or 1 for pooled features."""
+    """Positions of a map or tokens of a sequence, or 1 for pooled features."""
     sizes = shape[1:-1]
     if None in sizes:
         raise ValueError(
-            "Operations can be counted for known image sizes only: build the model "
-            f"with `input_shape`. Received: shape={shape}"
+            "Operations can be counted for known image sizes, or lengths of sequences, "
+            f"only: build the model with `input_shape`. Received: shape={shape}"
         )
     return math.prod(sizes)
 
@@ -109,7 +110,7 @@ def _(layer: Any, input_shape: tuple) -> int:
     return _positions(input_shape) * input_shape[-1] * layer.units
 
 
-@_RULES.register(keras.layers.Conv2D)
+@_RULES.register(keras.layers.Conv1D, keras.layers.Conv2D)
 def _(layer: Any, input_shape: tuple) -> int:
     outputs = _elements(layer.compute_output_shape(input_shape))
     return outputs * math.prod(layer.kernel_size) * input_shape[-1] // layer.groups
@@ -118,7 +119,12 @@ def _(layer: Any, input_shape: tuple) -> int:
 @_RULES.register(DepthwiseConvolution)
 def _(layer: Any, input_shape: tuple) -> int:
     outputs = _elements(layer.compute_output_shape(input_shape))
-    return outputs * layer.kernel_size**2
+    return outputs * layer.kernel_size ** (len(input_shape) - 2)
+
+
+@_RULES.register(PositionEmbedding)
+def _(layer: Any, input_shape: tuple) -> int:
+    return 0  # Sums are not counted.
 
 
 @_RULES.register(RandomMixer)

@@ -201,10 +201,8 @@ class ImageArguments:
             inputs = inputs[0] if len(inputs) == 1 else inputs
         model = PyramidModel(inputs=inputs, outputs=x, name=self.name)
         if image.shape[1] is not None:
-            transform = EvaluationTransform(
-                image.shape[1], mean=self.mean, std=self.std
-            )
-            self.describe(model, transform)
+            normalisation: Any = {"mean": self.mean, "std": self.std}
+            self.describe(model, EvaluationTransform(image.shape[1], **normalisation))
         return model
 
     def describe(

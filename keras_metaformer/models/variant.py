@@ -124,7 +124,7 @@ def define_variant(
     constructor_name = f"{family.title}{size}"
     default_name = snake_case(constructor_name)
     default_weights = default_tag(constructor_name)
-    published = default_weights and find(constructor_name, default_weights)
+    published = find(constructor_name, default_weights) if default_weights else None
     config = family.config_class(**{**family.defaults, **family.sizes[size]})
     options = [
         field

@@ -7,7 +7,11 @@ never from its name or rank.
 import keras
 import numpy as np
 
-from keras_metaformer.layers import DepthwiseConvolution, TokenLinear
+from keras_metaformer.layers import (
+    DepthwiseConvolution,
+    PositionEmbedding,
+    TokenLinear,
+)
 from keras_metaformer.weights.structure import WeightSlot
 
 
@@ -16,6 +20,11 @@ def from_pytorch(slot: WeightSlot, array: np.ndarray) -> np.ndarray | None:
 
     Sizes are not checked; None where there is no such order for the tensor's axes.
     """
+    if isinstance(slot.layer, PositionEmbedding):
+        # (1, channels, height, width), or (1, tokens, channels)
+        if array.shape[:1] != (1,):
+            return None
+        return np.moveaxis(array[0], 0, -1) if array.ndim == 4 else array[0]
     if not slot.path.endswith("/kernel"):
         return _without_unit_axes(array, slot)
     match slot.layer:
@@ -25,12 +34,17 @@ def from_pytorch(slot: WeightSlot, array: np.ndarray) -> np.ndarray | None:
                 array = array[:, :, 0, 0]
             return array.T
         case DepthwiseConvolution():
-            # (channels * multiplier, 1, k, k) -> (k, k, channels, multiplier)
+            # (channels * multiplier, 1, k, k) -> (k, k, channels, multiplier), and
+            # (channels * multiplier, 1, k) -> (k, channels, multiplier)
             multiplier = slot.layer.depth_multiplier
-            if array.ndim != 4 or array.shape[1] != 1 or array.shape[0] % multiplier:
+            if (
+                array.ndim != len(slot.variable.shape)
+                or array.shape[1] != 1
+                or array.shape[0] % multiplier
+            ):
                 return None
             split = array.reshape(-1, multiplier, *array.shape[2:])
-            return split.transpose(2, 3, 0, 1)
+            return np.moveaxis(split, (0, 1), (-2, -1))
         case keras.layers.Conv2D():
             return array.transpose(2, 3, 1, 0) if array.ndim == 4 else None
         case _:
@@ -63,6 +77,8 @@ def to_pytorch(
     slot: WeightSlot, array: np.ndarray, as_convolution: bool = False
 ) -> np.ndarray:
     """Our weight in PyTorch's order of axes; the way back of `from_pytorch`."""
+    if isinstance(slot.layer, PositionEmbedding):
+        return (np.moveaxis(array, -1, 0) if array.ndim == 3 else array)[None]
     if not slot.path.endswith("/kernel"):
         return array
     match slot.layer:
@@ -70,8 +86,8 @@ def to_pytorch(
             array = array.T
             return array[:, :, None, None] if as_convolution else array
         case DepthwiseConvolution():
-            size = array.shape[:2]
-            return array.transpose(2, 3, 0, 1).reshape(-1, 1, *size)
+            size = array.shape[:-2]
+            return np.moveaxis(array, (-2, -1), (0, 1)).reshape(-1, 1, *size)
         case keras.layers.Conv2D():
             return array.transpose(3, 2, 0, 1)
         case _:

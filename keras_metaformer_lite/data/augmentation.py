@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from keras_metaformer_lite.data.random_augment import RandAugment, enhance
-from keras_metaformer_lite.images import INTERPOLATIONS
+from keras_metaformer_lite.images import INTERPOLATIONS, EvaluationTransform
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -38,7 +38,8 @@ class Augmentation:
     False
 
     Args:
-        crop_scale: least and greatest part of the area that a crop takes.
+        crop_scale: least and greatest part of the area that a crop takes; None to
+            resize and crop as in evaluation instead.
         crop_ratio: least and greatest width over height of the crop.
         horizontal_flip: probability.
         interpolation: of the resize: `"nearest"`, `"bilinear"`, `"bicubic"`,
@@ -61,7 +62,7 @@ class Augmentation:
         timm 1.0.31: `transforms_imagenet_train`, `RandomErasing`, `FastCollateMixup`.
     """
 
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: tuple[float, float] | None = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     horizontal_flip: float = 0.5
     interpolation: str = "random"
@@ -76,6 +77,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "crop_ratio"):
+            if getattr(self, name) is None and name == "crop_scale":
+                continue
             least, greatest = getattr(self, name)
             object.__setattr__(self, name, (float(least), float(greatest)))
             if not 0 < least <= greatest or (name == "crop_scale" and greatest > 1):
@@ -119,10 +122,8 @@ class Augmentation:
     def none(cls) -> Augmentation:
         """Nothing random: images as in evaluation, targets of 0 and 1."""
         return cls(
-            crop_scale=(1.0, 1.0),
-            crop_ratio=(1.0, 1.0),
+            crop_scale=None,
             horizontal_flip=0.0,
-            interpolation="bicubic",
             rand_augment=None,
             color_jitter=0.0,
             random_erasing=0.0,
@@ -130,19 +131,6 @@ class Augmentation:
             cutmix=0.0,
             label_smoothing=0.0,
         )
-
-    @property
-    def is_evaluation(self) -> bool:
-        """Whether nothing is done to single images but what evaluation does."""
-        without = dataclasses.replace(
-            self, interpolation="bicubic", mixup=0.0, cutmix=0.0, label_smoothing=0.0
-        )
-        plain = Augmentation.none()
-        probabilities = {
-            "mix_probability": self.mix_probability,
-            "cutmix_probability": self.cutmix_probability,
-        }
-        return without == dataclasses.replace(plain, **probabilities)
 
     @property
     def mixes(self) -> bool:
@@ -165,33 +153,35 @@ class Augmentation:
     def apply(
         self,
         image: Image.Image,
-        size: int,
+        transform: EvaluationTransform,
         random: np.random.Generator,
-        fill: tuple[int, int, int],
     ) -> Image.Image:
         """A training image of one photograph, before mixing and normalisation.
 
         Args:
             image: of mode `"RGB"`.
-            size: height and width of the result, in pixels.
+            transform: that of evaluation, which says the size and the mean colour.
             random: where everything is drawn from.
-            fill: RGB of what becomes empty; the data's mean colour, as a rule.
 
         Returns:
-            A Pillow image of mode `"RGB"`.
+            A Pillow image of mode `"RGB"`, of height and width `transform.resolution`.
         """
-        box = random_crop_box(
-            image.width, image.height, self.crop_scale, self.crop_ratio, random
-        )
-        image = image.crop(box).resize(
-            (size, size), _resampling(self.interpolation, random)
-        )
+        if self.crop_scale is None:
+            image = transform.resized_and_cropped(image)
+        else:
+            box = random_crop_box(
+                image.width, image.height, self.crop_scale, self.crop_ratio, random
+            )
+            size = (transform.resolution, transform.resolution)
+            image = image.crop(box).resize(
+                size, _resampling(self.interpolation, random)
+            )
         if self.horizontal_flip and random.random() < self.horizontal_flip:
             from PIL import Image as pillow
 
             image = image.transpose(pillow.Transpose.FLIP_LEFT_RIGHT)
         if self.rand_augment is not None:
-            policy = _policy(self.rand_augment, self.interpolation, fill)
+            policy = _policy(self.rand_augment, self.interpolation, transform.mean)
             return policy(image, random)
         if self.color_jitter:
             return jitter_colors(image, self.color_jitter, random)
@@ -390,8 +380,11 @@ def _resampling(interpolation: str, random: np.random.Generator) -> Any:
 
 
 @functools.cache
-def _policy(name: str, interpolation: str, fill: tuple[int, int, int]) -> RandAugment:
+def _policy(
+    name: str, interpolation: str, mean: tuple[float, float, float]
+) -> RandAugment:
     # Pillow has no Lanczos filter for what turns an image.
     if interpolation == "lanczos":
         interpolation = "bicubic"
+    fill = tuple(min(255, round(255 * value)) for value in mean)
     return RandAugment.from_name(name, interpolation=interpolation, fill=fill)

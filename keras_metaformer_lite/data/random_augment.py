@@ -132,8 +132,8 @@ class RandAugment:
 
         Args:
             name: `rand` and, in any order: `m` the magnitude, `mstd` its standard
-                deviation, `n` the number of layers, `p` the probability; `inc1`, without
-                which timm has other operations, must be among them.
+                deviation, `n` the number of layers, `p` the probability, and `inc1`,
+                without which timm has other operations.
             **settings: other fields.
 
         Raises:
@@ -159,8 +159,8 @@ class RandAugment:
                 found[fields[match[1]]] = int(value) if match[1] == "n" else value
         if kind != "rand" or not increasing:
             raise ValueError(
-                "Expected a policy such as 'rand-m9-mstd0.5-inc1', of m, mstd, n, p and "
-                f"inc1. Received: rand_augment={name!r}"
+                "Expected a policy such as 'rand-m9-mstd0.5-inc1', of m, mstd, n, p "
+                f"and inc1. Received: rand_augment={name!r}"
             )
         return cls(**{**found, **settings})
 
@@ -260,6 +260,8 @@ def _image_operation(name: str) -> Callable[..., Any]:
 def _posterize(image: Image.Image, bits: float) -> Any:
     from PIL import ImageOps
 
+    if bits < 1:  # Which Pillow refuses since version 13.
+        return image.point([0] * 768)
     return image if bits >= 8 else ImageOps.posterize(image, int(bits))
 
 
@@ -272,7 +274,7 @@ def _solarize_add(image: Image.Image, addition: float) -> Any:
 
 
 def enhance(kind: str, image: Image.Image, factor: float) -> Image.Image:
-    """Pillow's `"Color"`, `"Contrast"`, `"Brightness"` or `"Sharpness"`, by a factor."""
+    """Pillow's `"Color"`, `"Contrast"`, `"Brightness"` or `"Sharpness"`."""
     from PIL import ImageEnhance
 
     return getattr(ImageEnhance, kind)(image).enhance(factor)

@@ -51,6 +51,10 @@ LAYERS = {
     "squeeze_excitation": layers.SqueezeExcitation,
     "pooling": layers.PoolingMixer,
     "random": lambda: layers.RandomMixer(seed=0),
+    "plain_convolution": lambda: layers.ConvolutionMixer(use_bias=True),
+    "depthwise_separable": lambda: layers.DepthwiseSeparableMixer(use_bias=True),
+    "position_embedding": layers.PositionEmbedding,
+    "class_token": layers.ClassToken,
     "separable": layers.SeparableConvolutionMixer,
     "separable_bias": lambda: layers.SeparableConvolutionMixer(use_bias=True),
     "attention": lambda: layers.SelfAttentionMixer(4, use_bias=True),
@@ -83,8 +87,21 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("size", [(9, 8), (2, 3)])
-@pytest.mark.parametrize("name", LAYERS)
+#: What takes no sequences.
+OF_MAPS = (
+    "convolution",
+    "strided_convolution",
+    "average",
+    "maximum",
+    "squeeze_excitation",
+    "patch_merging",
+    "stem",
+)
+CASES = [(name, size) for name in LAYERS for size in ((9, 8), (2, 3))]
+CASES += [(name, (7,)) for name in LAYERS if name not in OF_MAPS]
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
 def test_layer(name, size):
     from keras_metaformer.export.graph import Value, lower
 

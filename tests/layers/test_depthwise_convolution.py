@@ -140,6 +140,32 @@ def test_values_and_gradients(
         assert_near(actual, wanted, 2e-6)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "kernel_size", "channels", "multiplier", "strides"),
+    [(9, 3, 4, 1, 1), (70, 7, 3, 2, 2), (2, 5, 4, 1, 1)],
+)
+def test_values_and_gradients_of_sequences(
+    tokens, kernel_size, channels, multiplier, strides, fast
+):
+    """As of maps of width 1 and the middle columns of kernels."""
+    size = (tokens, 1)
+    inputs, kernel, gradient = make(size, kernel_size, channels, multiplier, strides)
+    middle = kernel_size // 2
+    column = np.where(np.arange(kernel_size)[:, None, None] == middle, kernel, 0)
+    inputs_gradient, kernel_gradient = reference_gradients(
+        inputs, column, strides, gradient
+    )
+    function = compiled(with_gradients(strides))
+    arguments = tensors(inputs[:, :, 0], kernel[:, middle], gradient[:, :, 0])
+    expected = (
+        formulas.depthwise_convolution(inputs, column, strides)[:, :, 0],
+        inputs_gradient[:, :, 0],
+        kernel_gradient[:, middle],
+    )
+    for actual, wanted in zip(function(*arguments), expected, strict=True):
+        assert_near(to_numpy(actual), wanted, 2e-6)
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("multiplier", [1, 2])
 def test_like_keras_operation(strides, multiplier, fast):

@@ -12,6 +12,7 @@ from tests.layer_checks import Reference, run_layer_test, to_numpy
 from tests.reference import formulas
 
 MAP = (2, 5, 4, 8)  # neither square nor even, so that swapped axes show
+SEQUENCE = (2, 6, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,27 @@ def _separable(layer, x):
     if layer.output_activation is not None:
         hidden = np.maximum(hidden, 0.0)
     return hidden @ _kernel(layer.project) + _bias(layer.project)
+
+
+def _convolution(layer, x):
+    inner = layer.convolution
+    kernel = _kernel(inner)
+    if x.ndim == 3:  # The middle column of a kernel, on a map of width 1.
+        column = np.zeros((len(kernel), *kernel.shape))
+        column[:, len(kernel) // 2] = kernel
+        y = formulas.convolution(formulas.as_map(x), column, 1, len(kernel) // 2)
+        return y[:, :, 0] + _bias(inner)
+    return formulas.convolution(x, kernel, 1, len(kernel) // 2) + _bias(inner)
+
+
+def _depthwise_separable(layer, x):
+    hidden = _depthwise(layer.depthwise, x)
+    return hidden @ _kernel(layer.project) + _bias(layer.project)
+
+
+def _class_token(layer, x):
+    token = np.broadcast_to(to_numpy(layer.token), (len(x), 1, x.shape[-1]))
+    return np.concatenate([token, _tokens(x)], axis=1)
 
 
 def _attention(layer, x):
@@ -267,6 +289,36 @@ CASES = {
         trainable=6,
         reference=_separable,
     ),
+    "ConvolutionMixer": Case(
+        layers.ConvolutionMixer, trainable=1, reference=_convolution
+    ),
+    "ConvolutionMixer-biased": Case(
+        lambda **kw: layers.ConvolutionMixer(5, use_bias=True, **kw),
+        trainable=2,
+        reference=_convolution,
+    ),
+    "DepthwiseSeparableMixer": Case(
+        layers.DepthwiseSeparableMixer, trainable=2, reference=_depthwise_separable
+    ),
+    "DepthwiseSeparableMixer-biased": Case(
+        lambda **kw: layers.DepthwiseSeparableMixer(use_bias=True, **kw),
+        trainable=4,
+        reference=_depthwise_separable,
+    ),
+    "PositionEmbedding": Case(
+        lambda **kw: layers.PositionEmbedding("random_normal", **kw),
+        trainable=1,
+        reference=lambda layer, x: x + to_numpy(layer.embeddings),
+    ),
+    "ClassToken": Case(
+        layers.ClassToken, trainable=1, output_shape=(2, 21, 8), reference=_class_token
+    ),
+    "FirstToken": Case(
+        layers.FirstToken,
+        input_shape=SEQUENCE,
+        output_shape=(2, 8),
+        reference=lambda _, x: x[:, 0],
+    ),
     "SelfAttentionMixer": Case(
         lambda **kw: layers.SelfAttentionMixer(4, **kw),
         trainable=2,
@@ -305,6 +357,24 @@ CASES = {
             formulas.gelu(_depthwise(layer.interaction, x @ _kernel(layer.query))),
         ),
     ),
+    "MetaMixer-attention-of-sequences": Case(
+        lambda dtype=None, **kw: layers.MetaMixer(
+            *(
+                keras.layers.Dense(8, use_bias=False, dtype=dtype),
+                layers.ScaledDotProduct(4, dtype=dtype),
+                keras.layers.Softmax(dtype=dtype),
+                layers.WeightedSum(dtype=dtype),
+            ),
+            key=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            value=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            projection=keras.layers.Dense(8, use_bias=False, dtype=dtype),
+            dtype=dtype,
+            **kw,
+        ),
+        trainable=4,
+        input_shape=SEQUENCE,
+        reference=_meta_attention,
+    ),
     "Affine": Case(layers.Affine, trainable=2, reference=_affine),
     "Affine-no-bias": Case(
         lambda **kw: layers.Affine(use_bias=False, **kw),
@@ -338,6 +408,11 @@ CASES = {
         reference=_token_mlp,
     ),
     "TokenMLP": Case(layers.TokenMLP, trainable=4, reference=_token_mlp),
+    "TokenMLP-ratio-of-tokens": Case(
+        lambda **kw: layers.TokenMLP(0.25, ratio_of="tokens", **kw),
+        trainable=4,
+        reference=_token_mlp,
+    ),
     "SpatialGatingUnit": Case(
         layers.SpatialGatingUnit,
         trainable=4,
@@ -409,6 +484,31 @@ CASES = {
         frozen=4,
         reference=_convnext,
     ),
+}
+# The mixers of tokens, and what they are made of, take sequences as they take maps.
+CASES |= {
+    f"{name}-sequence": dataclasses.replace(
+        CASES[name], input_shape=SEQUENCE, output_shape=output_shape
+    )
+    for name, output_shape in {
+        "IdentityMixer": None,
+        "PoolingMixer-5": None,
+        "ConvolutionMixer-biased": None,
+        "DepthwiseSeparableMixer-biased": None,
+        "PositionEmbedding": None,
+        "ClassToken": (2, 7, 8),
+        "RandomMixer": None,
+        "DepthwiseConvolution-strided": (2, 3, 16),
+        "SeparableConvolutionMixer-biased": None,
+        "SelfAttentionMixer-biased": None,
+        "CrossPatchLinear": None,
+        "TokenMLP": None,
+        "SpatialGatingUnit": (2, 6, 4),
+        "GatedMLP": None,
+        "ReparameterizableDepthwise": (2, 3, 16),
+        "FFNifiedAttention": None,
+        "ConvNeXtChannelMixer-branched": None,
+    }.items()
 }
 #: These take two inputs: they are checked inside the mixer that they are parts of.
 PARTS_OF_ATTENTION = ("ScaledDotProduct", "WeightedSum")

@@ -22,8 +22,15 @@ def gelu_tanh(x):
     return 0.5 * x * (1.0 + np.tanh(inner))
 
 
+def as_map(x):
+    """A sequence `(batch, tokens, channels)` as a map of width 1."""
+    return x[:, :, None] if x.ndim == 3 else x
+
+
 def pool(x, size):
     """Average over the positions of a window that lie inside the map."""
+    if x.ndim == 3:
+        return pool(as_map(x), size)[:, :, 0]
     _, height, width, _ = x.shape
     half = size // 2
     y = np.empty_like(x)
@@ -40,8 +47,7 @@ def pooling_mixer(x, size=3):
 
 
 def random_mixer(x, matrix):
-    batch, height, width, channels = x.shape
-    flat = x.reshape(batch, height * width, channels)
+    flat = x.reshape(x.shape[0], -1, x.shape[-1])
     return np.einsum("ts,bsc->btc", matrix, flat).reshape(x.shape)
 
 
@@ -60,7 +66,16 @@ def convolution(x, kernel, strides=1, padding=0):
 
 
 def depthwise_convolution(x, kernel, strides=1, dilation_rate=1):
-    """Kernel `(size, size, channels, multiplier)`, padded by half of it."""
+    """Kernel `(size, size, channels, multiplier)`, padded by half of it.
+
+    Or `(size, channels, multiplier)` for a sequence: the middle column of a kernel that
+    is zero elsewhere, on a map of width 1.
+    """
+    if x.ndim == 3:
+        column = np.zeros((len(kernel), *kernel.shape))
+        column[:, len(kernel) // 2] = kernel
+        maps = as_map(x)
+        return depthwise_convolution(maps, column, strides, dilation_rate)[:, :, 0]
     size, _, channels, multiplier = kernel.shape
     if dilation_rate > 1:
         size = (size - 1) * dilation_rate + 1
@@ -85,8 +100,8 @@ def softmax(x):
 
 
 def self_attention(x, qkv, qkv_bias, projection, projection_bias, head_dim):
-    batch, height, width, channels = x.shape
-    tokens = x.reshape(batch, height * width, channels)
+    channels = x.shape[-1]
+    tokens = x.reshape(x.shape[0], -1, channels)
     query, key, value = np.split(tokens @ qkv + qkv_bias, 3, axis=-1)
     y = np.empty_like(query)
     for start in range(0, query.shape[-1], head_dim):

@@ -47,7 +47,8 @@ class ConvNeXtChannelMixer(MetaMixer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether batch norms use the batch's own statistics.
 
     Returns:

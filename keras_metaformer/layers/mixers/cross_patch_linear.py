@@ -9,6 +9,7 @@ from keras_metaformer.layers.initializers import (
     truncated_normal,
 )
 from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import grid_of, token_count
 from keras_metaformer.layers.validation import static_size
 
 
@@ -30,13 +31,14 @@ class CrossPatchLinear(Composite):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: when built for an unknown height or width.
+        ValueError: when built for an unknown height or width, or number of tokens.
 
     Reference:
         - ResMLP: Feedforward networks for image classification with data-efficient
@@ -61,12 +63,11 @@ class CrossPatchLinear(Composite):
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, input_shape):
-        grid = static_size("CrossPatchLinear", input_shape)
-        tokens = grid[0] * grid[1]
+        sizes = static_size("CrossPatchLinear", input_shape)
         self.linear = TokenLinear(
-            tokens,
-            input_grid=grid,
-            output_grid=grid,
+            token_count(sizes),
+            input_grid=grid_of(sizes),
+            output_grid=grid_of(sizes),
             use_bias=self.use_bias,
             kernel_initializer=another(self.kernel_initializer),
             bias_initializer=another(self.bias_initializer),

@@ -35,8 +35,9 @@ class FFNifiedAttention(MetaMixer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Of both depthwise convolutions, in pixels. From 7 on each
-            is a `ReparameterizableDepthwise`, below that one with a bias.
+        kernel_size: odd int. Of both depthwise convolutions, in pixels, or in tokens of
+            a sequence, for which they have one dimension. From 7 on each is a
+            `ReparameterizableDepthwise`, below that one with a bias.
         activation: name, layer, layer class or zero-argument factory.
         use_bias: bool. Whether convolutions have biases and batch norms offsets.
         kernel_initializer: initializer of the query's kernel, None for a normal with
@@ -44,7 +45,8 @@ class FFNifiedAttention(MetaMixer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether batch norms use the batch's own statistics.
 
     Returns:

@@ -41,14 +41,16 @@ class GatedMLP(Composite):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
         ValueError: if `ratio` is not a positive integer, if it gives an odd number of
-            hidden channels, or when built for an unknown height or width.
+            hidden channels, or when built for an unknown height or width, or number of
+            tokens.
 
     Reference:
         - Pay Attention to MLPs, https://arxiv.org/abs/2105.08050

@@ -16,7 +16,7 @@ class IdentityMixer(PlainLayer):
     (1, 7, 7, 8)
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor of any shape.
 
     Returns:
         The inputs.

@@ -6,6 +6,7 @@ from keras import ops
 from keras_metaformer.layers.composite import Composite, deserialize_parts
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.tokens import token_count
 from keras_metaformer.layers.validation import positive_integer
 
 _PARTS = (
@@ -66,7 +67,8 @@ class MetaMixer(Composite):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, as the parts take it.
         training: bool. Passed on to the parts that take it.
 
     Returns:
@@ -175,7 +177,8 @@ class ScaledDotProduct(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: `[query, keys]`, float tensors `(batch, height, width, channels)`.
+        inputs: `[query, keys]`, float tensors `(batch, height, width, channels)` or
+            `(batch, tokens, channels)`.
 
     Returns:
         Tensor `(batch, heads, tokens of the query, tokens of the keys)`.
@@ -200,7 +203,8 @@ class ScaledDotProduct(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         tokens = [
-            None if None in shape[1:3] else shape[1] * shape[2] for shape in input_shape
+            None if None in shape[1:-1] else token_count(shape[1:-1])
+            for shape in input_shape
         ]
         heads = input_shape[0][-1] // self.head_dim
         return (input_shape[0][0], heads, *tokens)
@@ -217,7 +221,7 @@ class WeightedSum(PlainLayer):
 
     Call arguments:
         inputs: `[coefficients, values]` of shape `(batch, heads, tokens, tokens)` and
-            `(batch, height, width, channels)`.
+            `(batch, height, width, channels)` or `(batch, tokens, channels)`.
 
     Returns:
         Tensor of the values' shape.
@@ -228,19 +232,19 @@ class WeightedSum(PlainLayer):
 
     def call(self, inputs):
         coefficients, values = inputs
-        shape = ops.shape(values)
+        sizes = ops.shape(values)[1:-1]
         heads = coefficients.shape[1]
         mixed = ops.matmul(coefficients, _split_heads(values, heads))
         mixed = ops.transpose(mixed, (0, 2, 1, 3))
-        return ops.reshape(mixed, (-1, shape[1], shape[2], values.shape[-1]))
+        return ops.reshape(mixed, (-1, *sizes, values.shape[-1]))
 
     def compute_output_shape(self, input_shape):
         return input_shape[1]
 
 
 def _split_heads(maps, heads):
-    """`(batch, height, width, channels)` to `(batch, heads, tokens, head_dim)`."""
+    """Maps or sequences to `(batch, heads, tokens, head_dim)`."""
     channels = maps.shape[-1]
-    height, width = ops.shape(maps)[1:3]
-    split = ops.reshape(maps, (-1, height * width, heads, channels // heads))
+    tokens = token_count(ops.shape(maps)[1:-1])
+    split = ops.reshape(maps, (-1, tokens, heads, channels // heads))
     return ops.transpose(split, (0, 2, 1, 3))

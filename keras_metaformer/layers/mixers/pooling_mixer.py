@@ -3,7 +3,7 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import map_or_sequence, positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -20,17 +20,20 @@ class PoolingMixer(keras.layers.Layer):
     (1, 7, 7, 8)
 
     Args:
-        pool_size: odd int. Height and width of the window, in pixels.
+        pool_size: odd int. Height and width of the window, in pixels; of a sequence its
+            length in tokens.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `pool_size` is not a positive odd integer.
+        ValueError: if `pool_size` is not a positive odd integer, or when built for
+            neither a map nor a sequence.
 
     Reference:
         - MetaFormer Is Actually What You Need for Vision,
@@ -46,6 +49,9 @@ class PoolingMixer(keras.layers.Layer):
             raise ValueError(
                 f"`pool_size` must be odd. Received: pool_size={pool_size}"
             )
+
+    def build(self, input_shape):
+        map_or_sequence("PoolingMixer", input_shape)
 
     def call(self, inputs):
         pooled = operations.average_pool(inputs, self.pool_size)

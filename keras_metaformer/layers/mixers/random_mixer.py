@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 from keras_metaformer.layers.validation import static_size
 
 
@@ -25,13 +26,14 @@ class RandomMixer(keras.layers.Layer):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: when built for an unknown height or width.
+        ValueError: when built for an unknown height or width, or number of tokens.
 
     Reference:
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
@@ -47,10 +49,10 @@ class RandomMixer(keras.layers.Layer):
         self.seed = seed
 
     def build(self, input_shape):
-        height, width = static_size("RandomMixer", input_shape)
+        tokens = token_count(static_size("RandomMixer", input_shape))
         self.random_matrix = self.add_weight(
             name="random_matrix",
-            shape=(height * width, height * width),
+            shape=(tokens, tokens),
             initializer=self._row_softmax,
             trainable=False,
         )
@@ -59,11 +61,8 @@ class RandomMixer(keras.layers.Layer):
         return ops.softmax(keras.random.uniform(shape, dtype=dtype, seed=self.seed))
 
     def call(self, inputs):
-        tokens = self.random_matrix.shape[0]
-        channels = inputs.shape[-1]
-        flat = ops.reshape(inputs, (-1, tokens, channels))
-        mixed = ops.matmul(self.random_matrix, flat)
-        return ops.reshape(mixed, (-1, *inputs.shape[1:]))
+        mixed = ops.matmul(self.random_matrix, flatten_tokens(inputs))
+        return unflatten_tokens(mixed, inputs.shape[1:-1])
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -14,6 +14,7 @@ from keras_metaformer.layers.initializers import (
     truncated_normal,
 )
 from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.tokens import token_count
 from keras_metaformer.layers.validation import (
     pair_of_bools,
     positive_integer,
@@ -25,7 +26,7 @@ from keras_metaformer.layers.validation import (
 class SelfAttentionMixer(LayerWithParts):
     """Self-attention token mixer: `y = project(softmax(q k^T / sqrt(d)) v)`.
 
-    Every position of the map is a token. Queries, keys and values come from one linear
+    Every position of a map is a token. Queries, keys and values come from one linear
     layer; there is no positional encoding.
 
     Example:
@@ -49,7 +50,8 @@ class SelfAttentionMixer(LayerWithParts):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
         training: bool. Whether to drop.
 
     Returns:
@@ -129,15 +131,16 @@ class SelfAttentionMixer(LayerWithParts):
         return Dropout(rate, seed=seed, dtype=self.dtype_policy) if rate else None
 
     def call(self, inputs, training=False):
-        height, width = ops.shape(inputs)[1:3]
+        sizes = ops.shape(inputs)[1:-1]
         qkv = call_inner(self, self.qkv, inputs)
-        qkv = ops.reshape(qkv, (-1, height * width, 3 * self.heads, self.head_dim))
+        shape = (-1, token_count(sizes), 3 * self.heads, self.head_dim)
+        qkv = ops.reshape(qkv, shape)
         parts: Any = ops.split(qkv, 3, axis=2)
         if training and self.attention_drop is not None:
             mixed = self._attention_with_dropout(*parts)
         else:
             mixed = operations.attention(*parts)
-        mixed = ops.reshape(mixed, (-1, height, width, self.heads * self.head_dim))
+        mixed = ops.reshape(mixed, (-1, *sizes, self.heads * self.head_dim))
         outputs = call_inner(self, self.output_projection, mixed)
         if self.projection_drop is not None:
             outputs = call_inner(self, self.projection_drop, outputs, training)

@@ -9,7 +9,12 @@ from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import near_zero
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.mixers.token_linear import TokenLinear
-from keras_metaformer.layers.tokens import flatten_tokens, unflatten_tokens
+from keras_metaformer.layers.tokens import (
+    flatten_tokens,
+    grid_of,
+    token_count,
+    unflatten_tokens,
+)
 from keras_metaformer.layers.validation import static_size
 
 
@@ -31,14 +36,16 @@ class SpatialGatingUnit(LayerWithParts):
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
-        Tensor `(batch, height, width, channels // 2)`, in the layer's compute dtype.
+        Tensor `(batch, height, width, channels // 2)` or `(batch, tokens,
+        channels // 2)`, in the layer's compute dtype.
 
     Raises:
         ValueError: when built for an odd number of channels, or for an unknown height
-            or width.
+            or width, or number of tokens.
 
     Reference:
         - Pay Attention to MLPs, https://arxiv.org/abs/2105.08050
@@ -61,8 +68,8 @@ class SpatialGatingUnit(LayerWithParts):
                 "`SpatialGatingUnit` halves the channels, so they must be even. "
                 f"Received: channels={channels}"
             )
-        grid = static_size("SpatialGatingUnit", input_shape)
-        tokens = grid[0] * grid[1]
+        sizes = static_size("SpatialGatingUnit", input_shape)
+        tokens, grid = token_count(sizes), grid_of(sizes)
         self.projection = TokenLinear(
             tokens,
             input_grid=grid,
@@ -80,7 +87,7 @@ class SpatialGatingUnit(LayerWithParts):
         kept, gate = halves
         gate = flatten_tokens(call_inner(self, self.norm, gate))
         gate = call_inner(self, self.projection, gate)
-        return kept * unflatten_tokens(gate, inputs.shape[1:3])
+        return kept * unflatten_tokens(gate, inputs.shape[1:-1])
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], input_shape[-1] // 2)

@@ -7,7 +7,11 @@ import keras
 from keras_metaformer.layers.factories import LayerFactory, make_layer
 from keras_metaformer.layers.mixers.channel_mlp import ChannelMLP
 from keras_metaformer.layers.mixers.convnext_channel_mixer import ConvNeXtChannelMixer
+from keras_metaformer.layers.mixers.convolution_mixer import ConvolutionMixer
 from keras_metaformer.layers.mixers.cross_patch_linear import CrossPatchLinear
+from keras_metaformer.layers.mixers.depthwise_separable_mixer import (
+    DepthwiseSeparableMixer,
+)
 from keras_metaformer.layers.mixers.ffnified_attention import FFNifiedAttention
 from keras_metaformer.layers.mixers.gated_mlp import GatedMLP
 from keras_metaformer.layers.mixers.identity_mixer import IdentityMixer
@@ -25,6 +29,12 @@ MIXERS: dict[str, LayerFactory] = {
     "identity": lambda dtype, **_: IdentityMixer(dtype=dtype),
     "random": lambda dtype, seed, **_: RandomMixer(seed=seed, dtype=dtype),
     "pooling": lambda dtype, **_: PoolingMixer(dtype=dtype),
+    "convolution": lambda dtype, use_bias, **_: ConvolutionMixer(
+        use_bias=use_bias, dtype=dtype
+    ),
+    "depthwise_separable": lambda dtype, use_bias, **_: DepthwiseSeparableMixer(
+        use_bias=use_bias, dtype=dtype
+    ),
     "separable_convolution": lambda dtype, activation, use_bias, **_: (
         SeparableConvolutionMixer(activation=activation, use_bias=use_bias, dtype=dtype)
     ),

@@ -12,6 +12,7 @@ from keras_metaformer.layers.initializers import (
     near_zero,
 )
 from keras_metaformer.layers.mixers.token_linear import TokenLinear
+from keras_metaformer.layers.tokens import grid_of, token_count
 from keras_metaformer.layers.validation import static_size
 
 
@@ -27,7 +28,7 @@ class TokenMLP(Composite):
 
     Args:
         ratio: float. Hidden tokens for each *channel* of the input, as MLP-Mixer
-            counts.
+            counts, or for each token.
         activation: name, layer, layer class or zero-argument factory.
         use_bias: bool. Whether the two linear layers have biases.
         dropout: float in [0, 1). Rate of the dropout after either linear layer.
@@ -35,17 +36,19 @@ class TokenMLP(Composite):
         kernel_initializer: initializer of the kernels, None for Glorot's uniform one.
         bias_initializer: initializer of the biases, None for a normal with standard
             deviation 1e-6.
+        ratio_of: `"channels"` or `"tokens"`. What `ratio` multiplies.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
-        inputs: float tensor `(batch, height, width, channels)`, height and width known.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`, height and width, or tokens, known.
 
     Returns:
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `ratio` gives no hidden token, or when built for an unknown
-            height or width.
+        ValueError: if `ratio` gives no hidden token, `ratio_of` is neither of the two,
+            or when built for an unknown height or width, or number of tokens.
 
     Reference:
         - MLP-Mixer: An all-MLP Architecture for Vision,
@@ -64,12 +67,19 @@ class TokenMLP(Composite):
         seed=None,
         kernel_initializer=None,
         bias_initializer=None,
+        ratio_of="channels",
         **kwargs,
     ):
         super().__init__(**kwargs)
         if ratio <= 0:
             raise ValueError(f"`ratio` must be positive. Received: ratio={ratio}")
+        if ratio_of not in ("channels", "tokens"):
+            raise ValueError(
+                "`ratio_of` must be 'channels' or 'tokens'. "
+                f"Received: ratio_of={ratio_of!r}"
+            )
         self.ratio = ratio
+        self.ratio_of = ratio_of
         self.activation = make_activation(activation, self.dtype_policy)
         self.use_bias = use_bias
         self.dropout = dropout
@@ -81,13 +91,14 @@ class TokenMLP(Composite):
         self.bias_initializer = make_initializer(bias_initializer, near_zero())
 
     def build(self, input_shape):
-        grid = static_size("TokenMLP", input_shape)
-        tokens, channels = grid[0] * grid[1], input_shape[-1]
-        hidden = int(self.ratio * channels)
+        sizes = static_size("TokenMLP", input_shape)
+        tokens, grid = token_count(sizes), grid_of(sizes)
+        of = tokens if self.ratio_of == "tokens" else input_shape[-1]
+        hidden = int(self.ratio * of)
         if hidden < 1:
             raise ValueError(
-                "`ratio` times the channels must give at least one hidden token. "
-                f"Received: ratio={self.ratio}, channels={channels}"
+                f"`ratio` times the {self.ratio_of} must give at least one hidden "
+                f"token. Received: ratio={self.ratio}, {self.ratio_of}={of}"
             )
         self.expand = self._linear(hidden, input_grid=grid)
         self.project = self._linear(tokens, output_grid=grid)
@@ -118,5 +129,6 @@ class TokenMLP(Composite):
             seed=self.seed,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
             bias_initializer=keras.initializers.serialize(self.bias_initializer),
+            ratio_of=self.ratio_of,
         )
         return config

@@ -110,12 +110,16 @@ def average_pool(inputs: Any, size: int) -> Any:
     """Means over windows of `size` x `size` pixels; what lies outside is not counted.
 
     Args:
-        inputs: float tensor `(batch, height, width, channels)`.
+        inputs: float tensor `(batch, height, width, channels)`, or `(batch, tokens,
+            channels)`, which has windows of `size` tokens.
         size: odd int. In pixels.
 
     Returns:
         Tensor of the inputs' shape.
     """
+    if len(inputs.shape) == 3:
+        # A map of height 1: what lies above and below is not counted.
+        return ops.squeeze(average_pool(ops.expand_dims(inputs, 1), size), 1)
     outputs = _fast("average_pool", inputs, size)
     if outputs is None:
         return ops.average_pool(inputs, size, strides=1, padding="same")
@@ -131,16 +135,26 @@ def depthwise_convolution(
     own (to first order, in reverse mode).
 
     Args:
-        inputs: float tensor `(batch, height, width, channels)`.
-        kernel: float tensor `(size, size, channels, depth_multiplier)`, size odd.
-        strides: int. Step in both directions, in pixels.
+        inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+            channels)`.
+        kernel: float tensor `(kernel_height, kernel_width, channels, depth_multiplier)`
+            or `(size, channels, depth_multiplier)`, sizes odd.
+        strides: int. Step in all directions, in pixels or tokens.
         dilation_rate: int. Distance of the taps, in pixels; 1 unless `strides` is.
 
     Returns:
-        Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
-        sizes rounded up, of the inputs' dtype.
+        Tensor `(batch, height / strides, width / strides, channels * multiplier)` or
+        `(batch, tokens / strides, channels * multiplier)`, sizes rounded up, of the
+        inputs' dtype.
     """
     kernel = ops.convert_to_tensor(kernel, inputs.dtype)
+    if len(inputs.shape) == 3:  # A map of height 1, whose rows the fast forms sum up.
+        maps, kernel = (
+            ops.expand_dims(x, axis) for x, axis in ((inputs, 1), (kernel, 0))
+        )
+        return ops.squeeze(
+            depthwise_convolution(maps, kernel, strides, dilation_rate), 1
+        )
     if dilation_rate > 1:
         return ops.depthwise_conv(
             inputs, kernel, padding="same", dilation_rate=dilation_rate
@@ -150,8 +164,8 @@ def depthwise_convolution(
         return outputs
     if strides == 1:  # "same" is then symmetric, and the backends are fast at it.
         return ops.depthwise_conv(inputs, kernel, padding="same")
-    half = kernel.shape[0] // 2
-    padded = ops.pad(inputs, ((0, 0), (half, half), (half, half), (0, 0)))
+    rows, columns = ((size // 2, size // 2) for size in kernel.shape[:2])
+    padded = ops.pad(inputs, ((0, 0), rows, columns, (0, 0)))
     return ops.depthwise_conv(padded, kernel, strides=strides, padding="valid")
 
 

@@ -33,18 +33,18 @@ def sum_of_shifted_maps(inputs: Any, kernel: Any, strides: int) -> Any:
 
     Args:
         inputs: float array `(batch, height, width, channels)`.
-        kernel: array `(size, size, channels, depth_multiplier)`, size odd, of the
-            inputs' dtype.
+        kernel: array `(kernel_height, kernel_width, channels, depth_multiplier)`, sizes
+            odd, of the inputs' dtype.
         strides: int. Step in both directions, in pixels.
 
     Returns:
         Array `(batch, height / strides, width / strides, channels * depth_multiplier)`,
         sizes rounded up, of the inputs' dtype.
     """
-    size, _, channels, multiplier = kernel.shape
+    *area, channels, multiplier = kernel.shape
     if multiplier > 1:
         inputs = jnp.repeat(inputs, multiplier, axis=-1)
-    kernel = kernel.reshape(size, size, channels * multiplier)
+    kernel = kernel.reshape(*area, channels * multiplier)
     return _convolution(inputs, kernel, strides)
 
 
@@ -62,7 +62,7 @@ def _backward(strides, saved, gradient):
     # The gradient to the inputs is the same sum, with the kernel flipped.
     spread = _spread(gradient, inputs.shape, strides)
     inputs_gradient = _sum_of_shifted(spread, kernel[::-1, ::-1], 1)
-    kernel_gradient = _kernel_gradient(inputs, gradient, kernel.shape[0], strides)
+    kernel_gradient = _kernel_gradient(inputs, gradient, kernel.shape[:2], strides)
     return inputs_gradient, kernel_gradient.astype(kernel.dtype)
 
 
@@ -74,15 +74,15 @@ _convolution.defvjp(_forward, _backward)
 def _sum_of_shifted(inputs, kernel, strides):
     """`y[b, i, j, c] = sum_uv kernel[u, v, c] padded[b, s i + u, s j + v, c]`."""
     _, height, width, channels = inputs.shape
-    size = kernel.shape[0]
-    padded = _pad(inputs, size)
+    rows, columns, _ = kernel.shape
+    padded = _pad(inputs, (rows, columns))
     extra = ((0, 0), (0, 0), (0, padded.shape[-1] - channels))
     kernel = jnp.pad(kernel.astype(padded.dtype), extra)
     outputs = jnp.zeros((), padded.dtype)
-    for u in range(size):
+    for u in range(rows):
         # Row by row, as a sum of all would wait at each step for the one before.
         row = jnp.zeros((), padded.dtype)
-        for v in range(size):
+        for v in range(columns):
             shifted = padded[:, u : u + height : strides, v : v + width : strides]
             row = row + shifted * kernel[u, v]
         outputs = outputs + row
@@ -90,7 +90,7 @@ def _sum_of_shifted(inputs, kernel, strides):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _kernel_gradient(inputs, gradient, size, strides):
+def _kernel_gradient(inputs, gradient, area, strides):
     """`g[u, v, c] = sum_bij padded[b, s i + u, s j + v, c] gradient[b, i, j, c]`.
 
     A loop over the rows of the gradient: each step adds up one row, or a part of it,
@@ -100,7 +100,7 @@ def _kernel_gradient(inputs, gradient, size, strides):
     steps_per_row = -(-width // _COLUMNS_PER_STEP)
     columns = -(-width // steps_per_row)
     missing = steps_per_row * columns - width  # filled with zeros
-    padded = _pad(inputs, size, missing * strides)
+    padded = _pad(inputs, area, missing * strides)
     gradient = gradient.astype(padded.dtype)
     gradient = jnp.pad(gradient, ((0, 0), (0, 0), (0, missing), (0, 0)))
     images = batch if width >= _WIDE else 1
@@ -117,7 +117,7 @@ def _kernel_gradient(inputs, gradient, size, strides):
             window = lax.dynamic_slice(
                 padded,
                 _indices(image, row * strides, column * strides),
-                (images, size, size, channels),
+                (images, *area, channels),
             )
             weight = lax.dynamic_slice(
                 gradient, _indices(image, row, column), (images, 1, 1, channels)
@@ -129,7 +129,7 @@ def _kernel_gradient(inputs, gradient, size, strides):
         0,
         (batch // images) * height * steps_per_row,
         add_row,
-        jnp.zeros((images, size, size, channels), padded.dtype),
+        jnp.zeros((images, *area, channels), padded.dtype),
     )
     return total.sum(axis=0)
 
@@ -138,15 +138,15 @@ def _indices(image, row, column):
     return [jnp.asarray(index, jnp.uint32) for index in (image, row, column, 0)]
 
 
-def _pad(inputs, size, missing_columns=0):
+def _pad(inputs, area, missing_columns=0):
     """Pads by half the kernel, in float32 at least, so that sums lose nothing."""
-    half = size // 2
+    above, left = (size // 2 for size in area)
     # A cache holds few pixels whose distance is a multiple of a large power of two
     # (8 at 4 KiB): with some channels more they spread over all of it.
     channels = 8 if inputs.shape[-1] % 128 == 0 else 0
     return jnp.pad(
         inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)),
-        ((0, 0), (half, half), (half, half + missing_columns), (0, channels)),
+        ((0, 0), (above, above), (left, left + missing_columns), (0, channels)),
     )
 
 

@@ -26,18 +26,18 @@ def sum_of_shifted_maps(inputs: Any, kernel: Any, strides: int) -> Any:
     Args:
         inputs: float tensor `(batch, height, width, channels)`; only the channels need
             be known.
-        kernel: tensor `(size, size, channels, depth_multiplier)`, size odd, of the
-            inputs' dtype.
+        kernel: tensor `(kernel_height, kernel_width, channels, depth_multiplier)`,
+            sizes odd, of the inputs' dtype.
         strides: int. Step in both directions, in pixels.
 
     Returns:
         Tensor `(batch, height / strides, width / strides, channels * multiplier)`,
         sizes rounded up, of the inputs' dtype.
     """
-    size, _, channels, multiplier = kernel.shape
+    *area, channels, multiplier = kernel.shape
     if multiplier > 1:
         inputs = tf.repeat(inputs, multiplier, axis=-1)
-    kernel = tf.reshape(kernel, (size, size, channels * multiplier))
+    kernel = tf.reshape(kernel, (*area, channels * multiplier))
 
     @tf.custom_gradient
     def convolution(inputs, kernel):
@@ -47,7 +47,7 @@ def sum_of_shifted_maps(inputs: Any, kernel: Any, strides: int) -> Any:
             return (
                 _sum_of_shifted(spread, flipped, 1),
                 tf.cast(
-                    _kernel_gradient(inputs, gradient, size, strides), kernel.dtype
+                    _kernel_gradient(inputs, gradient, area, strides), kernel.dtype
                 ),
             )
 
@@ -59,21 +59,21 @@ def sum_of_shifted_maps(inputs: Any, kernel: Any, strides: int) -> Any:
 def _sum_of_shifted(inputs, kernel, strides):
     """`y[b, i, j, c] = sum_uv kernel[u, v, c] padded[b, s i + u, s j + v, c]`."""
     _, height, width, _ = _shape(inputs)
-    size, _, channels = kernel.shape
-    padded = _pad(inputs, size)
+    rows, columns, channels = kernel.shape
+    padded = _pad(inputs, (rows, columns))
     extra = ((0, 0), (0, 0), (0, padded.shape[-1] - channels))
     kernel = tf.pad(tf.cast(kernel, padded.dtype), extra)
     outputs: Any = tf.zeros((), padded.dtype)
-    for u in range(size):
+    for u in range(rows):
         row: Any = tf.zeros((), padded.dtype)
-        for v in range(size):
+        for v in range(columns):
             shifted = padded[:, u : u + height : strides, v : v + width : strides]
             row = row + shifted * kernel[u, v]
         outputs = outputs + row
     return tf.cast(outputs[..., :channels], inputs.dtype)
 
 
-def _kernel_gradient(inputs, gradient, size, strides):
+def _kernel_gradient(inputs, gradient, area, strides):
     """`g[u, v, c] = sum_bij padded[b, s i + u, s j + v, c] gradient[b, i, j, c]`.
 
     A loop over the rows of the gradient: each step adds up one row, or a part of it,
@@ -81,11 +81,11 @@ def _kernel_gradient(inputs, gradient, size, strides):
     """
     batch, height, width, channels = _shape(gradient)
     if not isinstance(width, int):  # The sum over a row cannot be written out.
-        return _plain_kernel_gradient(inputs, gradient, size, strides)
+        return _plain_kernel_gradient(inputs, gradient, area, strides)
     steps_per_row = -(-width // _COLUMNS_PER_STEP)
     columns = -(-width // steps_per_row)
     missing = steps_per_row * columns - width  # filled with zeros
-    padded = _pad(inputs, size, missing * strides)
+    padded = _pad(inputs, area, missing * strides)
     gradient = tf.cast(gradient, padded.dtype)
     gradient = tf.pad(gradient, ((0, 0), (0, 0), (0, missing), (0, 0)))
     at_once = width >= _WIDE
@@ -101,7 +101,7 @@ def _kernel_gradient(inputs, gradient, size, strides):
             window = tf.slice(
                 padded,
                 (image, row * strides, column * strides, 0),
-                (images, size, size, channels),
+                (images, *area, channels),
             )
             weight = tf.slice(
                 gradient, (image, row, column, 0), (images, 1, 1, channels)
@@ -110,16 +110,16 @@ def _kernel_gradient(inputs, gradient, size, strides):
         return step + 1, total + row_total
 
     steps = loops * height * steps_per_row
-    total = tf.zeros((images, size, size, channels), padded.dtype)
+    total = tf.zeros((images, *area, channels), padded.dtype)
     _, total = tf.while_loop(lambda step, _: step < steps, add_row, (0, total))
     return tf.reduce_sum(total, axis=0)
 
 
-def _plain_kernel_gradient(inputs, gradient, size, strides):
-    padded = _pad(inputs, size)
+def _plain_kernel_gradient(inputs, gradient, area, strides):
+    padded = _pad(inputs, area)
     gradient = tf.nn.depthwise_conv2d_backprop_filter(
         padded,
-        (size, size, padded.shape[-1], 1),
+        (*area, padded.shape[-1], 1),
         tf.pad(
             tf.cast(gradient, padded.dtype),
             ((0, 0), (0, 0), (0, 0), (0, padded.shape[-1] - gradient.shape[-1])),
@@ -139,15 +139,15 @@ def _shape(tensor):
     ]
 
 
-def _pad(inputs, size, missing_columns=0):
+def _pad(inputs, area, missing_columns=0):
     """Pads by half the kernel, in float32 at least, so that sums lose nothing."""
-    half = size // 2
+    above, left = (size // 2 for size in area)
     # See jax_depthwise.py.
     channels = 8 if inputs.shape[-1] % 128 == 0 else 0
     if inputs.dtype in (tf.float16, tf.bfloat16):
         inputs = tf.cast(inputs, tf.float32)
     return tf.pad(
-        inputs, ((0, 0), (half, half), (half, half + missing_columns), (0, channels))
+        inputs, ((0, 0), (above, above), (left, left + missing_columns), (0, channels))
     )
 
 

@@ -112,12 +112,12 @@ def average_pool(inputs: Any, size: int) -> Any:
 
 def depthwise_convolution(inputs: Any, kernel: Any, strides: int) -> Any:
     """The convolution in groups of one channel, which pads by itself."""
-    size, _, channels, multiplier = kernel.shape
+    *sizes, channels, multiplier = kernel.shape
     outputs = functional.conv2d(
         inputs.permute(0, 3, 1, 2),
-        kernel.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, size, size),
+        kernel.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, *sizes),
         stride=strides,
-        padding=size // 2,
+        padding=[size // 2 for size in sizes],
         groups=channels,
     )
     return outputs.permute(0, 2, 3, 1)

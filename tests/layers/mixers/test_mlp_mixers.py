@@ -176,8 +176,8 @@ def test_layers_with_a_weight_per_token_need_a_known_size(layer):
             "Received: channels=7",
         ),
         (
-            lambda: layers.CrossPatchLinear().build((None, 20, 8)),
-            "Received: input_shape=(None, 20, 8)",
+            lambda: layers.CrossPatchLinear().build((None, 20)),
+            "Received: input_shape=(None, 20)",
         ),
         (lambda: layers.SqueezeExcitation(0), "Received: ratio=0"),
         (lambda: layers.SqueezeExcitation(1.5), "Received: ratio=1.5"),
