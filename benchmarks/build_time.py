@@ -10,13 +10,13 @@ import time
 import keras
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 
 
 def build_seconds(name: str) -> tuple[float, int]:
     """Seconds to build the model, and its number of weights."""
     start = time.perf_counter()
-    model = registry.get(name).constructor(weights=None)
+    model = families.get(name).constructor(weights=None)
     seconds = time.perf_counter() - start
     parameters = model.count_params()
     del model

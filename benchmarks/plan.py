@@ -24,7 +24,7 @@ from benchmarks.contender import (
     unique,
 )
 from benchmarks.workers import ROOT
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer_lite.listing import list_models
 from keras_metaformer_lite.processes import run_python
 
@@ -98,7 +98,7 @@ def make_plan(
         found = _with_gpu(found, peer, backends is None and contenders is None, notes)
     cases: dict[Case, list[Contender]] = {}
     for model in names:
-        size = resolution or registry.get(model).resolution
+        size = resolution or families.get(model).resolution
         for device in unique(devices):
             for dtype in unique(dtypes):
                 for mode in unique(modes):
@@ -134,7 +134,7 @@ def _models(patterns: Sequence[str]) -> list[str]:
                 raise ValueError(f"No model matches. Received: model={pattern!r}")
             names += matching
         else:
-            names.append(registry.get(pattern).name)
+            names.append(families.get(pattern).name)
     return unique(names)
 
 

@@ -80,8 +80,10 @@ from keras_metaformer.applications.resmlp import (
 )
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
-from keras_metaformer.models.isotropic import IsotropicMetaFormer as IsotropicMetaFormer
-from keras_metaformer.models.metaformer import MetaFormer as MetaFormer
+from keras_metaformer.models.metaformer import (
+    IsotropicMetaFormer as IsotropicMetaFormer,
+    MetaFormer as MetaFormer,
+)
 from keras_metaformer.weights.files.readers import read_checkpoint as read_checkpoint
 from keras_metaformer.weights.porting import (
     port_weights as port_weights,

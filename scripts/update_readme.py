@@ -1,6 +1,6 @@
-"""Writes the model table into README.md, from the registry and the catalogue.
+"""Writes the model table into README.md, from the families and the catalogue.
 
-And `models.json`, the part of the registry that is read without Keras. `--check` writes
+And `models.json`, the part of them that is read without Keras. `--check` writes
 nothing and fails if one of them is not current.
 """
 
@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-import keras_metaformer  # noqa: F401 - which fills the registry
-from keras_metaformer.models import registry
+import keras_metaformer  # noqa: F401 - which defines the families
+from keras_metaformer.models import families
 from keras_metaformer_lite.weights import catalogue
 from scripts.page import around, put
 
@@ -34,8 +34,8 @@ def model_table() -> str:
         f"| Model | Parameters | MACs | {' | '.join(f'`{tag}`' for tag in TAGS)} |",
         f"|---|--:|--:|{'--:|' * len(TAGS)}",
     ]
-    for name in registry.names():
-        variant = registry.get(name)
+    for name in families.names():
+        variant = families.get(name)
         top1 = {entry.tag: entry.top1 for entry in catalogue.for_constructor(name)}
         cells = [f"{value:.1f}" if (value := top1.get(tag)) else "" for tag in TAGS]
         lines.append(
@@ -46,9 +46,9 @@ def model_table() -> str:
 
 
 def model_rows() -> str:
-    """The registry as JSON, one model a line."""
+    """The models as JSON, one model a line."""
     keys = ("name", "family", "parameters", "macs", "resolution")
-    variants = map(registry.get, registry.names())
+    variants = map(families.get, families.names())
     rows = [{key: getattr(variant, key) for key in keys} for variant in variants]
     return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n]\n"
 

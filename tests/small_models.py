@@ -8,22 +8,21 @@ import keras
 import pytest
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
-from keras_metaformer.models.config import MetaFormerConfig
-from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
-from keras_metaformer.models.image_model import ImageArguments
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.metaformer import build_metaformer
-from keras_metaformer.models.variant import define_variant
+from keras_metaformer.models import families
+from keras_metaformer.models.arguments import IMAGES
+from keras_metaformer.models.builder import Builder
+from keras_metaformer.models.families import define_variant
+from keras_metaformer.models.ffnet import FFNET
+from keras_metaformer.models.metaformer import ISOTROPIC, METAFORMER
 
-FAMILIES = tuple(dict.fromkeys(registry.get(name).family for name in registry.names()))
+FAMILIES = tuple(dict.fromkeys(families.get(name).family for name in families.names()))
 #: Families with a weight for every token, tied to one image size.
 TIED_TO_A_SIZE = ("randformer", "mlp_mixer", "resmlp", "gmlp")
 
 
-def smallest(family: str) -> registry.Variant:
+def smallest(family: str) -> families.Variant:
     """The variant of a family with the fewest parameters."""
-    variants = [registry.get(name) for name in registry.names()]
+    variants = [families.get(name) for name in families.names()]
     return min(
         (variant for variant in variants if variant.family == family),
         key=lambda variant: variant.parameters,
@@ -38,24 +37,32 @@ def build_small(
     Args:
         family: of `FAMILIES`.
         input_shape: of one image.
-        fields: further fields of the family's config.
-        **arguments: of `ImageArguments`.
+        fields: further arguments of the builder.
+        **arguments: likewise, the size of the input and so on.
     """
-    config = smallest(family).config
-    fields = fields or {}
-    image = ImageArguments(
-        **{"classes": 7, "input_shape": input_shape, "name": family, **arguments}
-    )
-    if isinstance(config, MetaFormerConfig):
-        small: Any = {"depths": (1,) * 4, "widths": (16, 32, 64, 32)}
-        return build_metaformer(dataclasses.replace(config, **small, **fields), image)
-    if isinstance(config, FFNetConfig):
-        small = {"depths": (1,) * 4, "widths": (8, 16, 32, 64), "stem_width": 8}
-        return build_ffnet(dataclasses.replace(config, **small, **fields), image)
-    if isinstance(config, IsotropicConfig):
-        small = {"depth": 2, "width": 32}
-        return build_isotropic(dataclasses.replace(config, **small, **fields), image)
-    raise AssertionError(f"No small model for {type(config)}: add it here")
+    variant = smallest(family)
+    settings = {
+        **variant.arguments,
+        **_NARROW[variant.builder.build],
+        **(fields or {}),
+        "classes": 7,
+        "input_shape": input_shape,
+        "name": family,
+        **arguments,
+    }
+    return build(variant.builder, **settings)
+
+
+_NARROW: dict[Any, dict[str, Any]] = {
+    METAFORMER.build: {"depths": (1,) * 4, "widths": (16, 32, 64, 32)},
+    ISOTROPIC.build: {"depth": 2, "width": 32},
+    FFNET.build: {"depths": (1,) * 4, "widths": (8, 16, 32, 64), "stem_width": 8},
+}
+
+
+def build(builder: Builder, **arguments: Any) -> keras.Model:
+    """A model without weights, by a builder that need not be public."""
+    return builder.build(builder.arguments(**arguments), IMAGES)
 
 
 def metaformer(mixer: Any = "pooling", **arguments: Any) -> keras.Model:
@@ -75,12 +82,12 @@ def narrowed(patch: pytest.MonkeyPatch, name: str) -> Any:
     Only the size is another: name, signature, published weights and loading are those
     of the real one, in whose place it is found.
     """
-    variant = registry.get(name)
+    variant = families.get(name)
     module = importlib.import_module(f"keras_metaformer.applications.{variant.family}")
     size = {"depths": (1,) * 4, "widths": (8, 16, 32, 32)}
     key = name.removeprefix(module.FAMILY.title)
     family = dataclasses.replace(module.FAMILY, sizes={key: size})
-    patch.delitem(registry._VARIANTS, name)
+    patch.delitem(families._VARIANTS, name)
     constructor = define_variant(family, key, 0, 0)
     patch.setattr(module, name, constructor)
     patch.setattr(km, name, constructor)

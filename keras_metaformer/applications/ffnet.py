@@ -7,16 +7,15 @@ Official code: https://github.com/ysj9909/FFNet (Apache-2.0)
 from typing import Any
 
 from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.ffnet import FFNET
 
 FAMILY = Family(
     module="ffnet",
     title="FFNet",
     summary="pure convolutions in the frame of query, key and value.",
     reference="MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021",
-    config_class=FFNetConfig,
-    build=build_ffnet,
+    builder=FFNET,
     sizes={
         "1": {
             "depths": (2, 2, 8, 2),

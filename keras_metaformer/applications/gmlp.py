@@ -8,16 +8,15 @@ Weights and configurations: timm, https://github.com/huggingface/pytorch-image-m
 from typing import Any
 
 from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import ISOTROPIC
 
 FAMILY = Family(
     module="gmlp",
     title="GMLP",
     summary="an isotropic model whose blocks are MLPs with a spatial gate.",
     reference="Pay Attention to MLPs, https://arxiv.org/abs/2105.08050",
-    config_class=IsotropicConfig,
-    build=build_isotropic,
+    builder=ISOTROPIC,
     sizes={
         "Ti16": {"depth": 30, "width": 128, "patch_size": 16},
         "S16": {"depth": 30, "width": 256, "patch_size": 16},

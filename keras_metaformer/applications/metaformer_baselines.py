@@ -6,9 +6,8 @@ Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 
 from typing import Any
 
-from keras_metaformer.models.config import MetaFormerConfig
-from keras_metaformer.models.metaformer import build_metaformer
-from keras_metaformer.models.variant import Family
+from keras_metaformer.models.builder import Builder, P
+from keras_metaformer.models.families import Family
 
 #: Depths and widths of the pooling-like families.
 POOLING_SIZES: dict[str, dict[str, Any]] = {
@@ -29,6 +28,7 @@ _REFERENCE = "MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452"
 
 
 def baseline_family(
+    builder: Builder[P],
     module: str,
     title: str,
     summary: str,
@@ -36,7 +36,7 @@ def baseline_family(
     norm: str,
     head: str,
     sizes: dict[str, dict[str, Any]],
-) -> Family:
+) -> Family[P]:
     """A family of the paper: a mixer per stage, with the paper's StarReLU and ResScale.
 
     ResScale is on the residual branches of the last two stages only.
@@ -46,8 +46,7 @@ def baseline_family(
         title=title,
         summary=summary,
         reference=_REFERENCE,
-        config_class=MetaFormerConfig,
-        build=build_metaformer,
+        builder=builder,
         sizes=sizes,
         defaults={
             "mixer": mixer,

@@ -7,8 +7,8 @@ Official code: https://github.com/google-research/vision_transformer (Apache-2.0
 from typing import Any
 
 from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import ISOTROPIC
 
 FAMILY = Family(
     module="mlp_mixer",
@@ -18,8 +18,7 @@ FAMILY = Family(
         "MLP-Mixer: An all-MLP Architecture for Vision, "
         "https://arxiv.org/abs/2105.01601"
     ),
-    config_class=IsotropicConfig,
-    build=build_isotropic,
+    builder=ISOTROPIC,
     sizes={
         "S32": {"depth": 8, "width": 512, "patch_size": 32},
         "S16": {"depth": 8, "width": 512, "patch_size": 16},

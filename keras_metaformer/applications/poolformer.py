@@ -8,9 +8,8 @@ from typing import Any
 
 from keras_metaformer.applications.imagenet import decode_predictions, normalize
 from keras_metaformer.applications.metaformer_baselines import POOLING_SIZES
-from keras_metaformer.models.config import MetaFormerConfig
-from keras_metaformer.models.metaformer import build_metaformer
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import METAFORMER
 
 # Deeper models start nearer to the identity.
 _LAYER_SCALE = {"S12": 1e-5, "S24": 1e-5, "S36": 1e-6, "M36": 1e-6, "M48": 1e-6}
@@ -23,8 +22,7 @@ FAMILY = Family(
         "MetaFormer Is Actually What You Need for Vision, "
         "https://arxiv.org/abs/2111.11418"
     ),
-    config_class=MetaFormerConfig,
-    build=build_metaformer,
+    builder=METAFORMER,
     sizes={
         size: {**shape, "layer_scale_initial_value": _LAYER_SCALE[size]}
         for size, shape in POOLING_SIZES.items()

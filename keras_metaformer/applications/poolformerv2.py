@@ -11,9 +11,11 @@ from keras_metaformer.applications.metaformer_baselines import (
     POOLING_SIZES,
     baseline_family,
 )
-from keras_metaformer.models.variant import define_variant
+from keras_metaformer.models.families import define_variant
+from keras_metaformer.models.metaformer import METAFORMER
 
 FAMILY = baseline_family(
+    METAFORMER,
     module="poolformerv2",
     title="PoolFormerV2",
     summary="a MetaFormer whose token mixer is average pooling.",

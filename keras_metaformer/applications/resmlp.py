@@ -8,8 +8,8 @@ Official code: https://github.com/facebookresearch/deit (Apache-2.0)
 from typing import Any
 
 from keras_metaformer.applications.imagenet import decode_predictions, normalize
-from keras_metaformer.models.isotropic import IsotropicConfig, build_isotropic
-from keras_metaformer.models.variant import Family, define_variant
+from keras_metaformer.models.families import Family, define_variant
+from keras_metaformer.models.metaformer import ISOTROPIC
 
 
 def _size(depth: int, width: int, patch_size: int, layer_scale: float) -> dict:
@@ -29,8 +29,7 @@ FAMILY = Family(
         "ResMLP: Feedforward networks for image classification with data-efficient "
         "training, https://arxiv.org/abs/2105.03404"
     ),
-    config_class=IsotropicConfig,
-    build=build_isotropic,
+    builder=ISOTROPIC,
     sizes={
         "12": _size(12, 384, 16, layer_scale=0.1),
         "24": _size(24, 384, 16, layer_scale=1e-5),

@@ -8,10 +8,9 @@ import keras
 from keras_metaformer.layers.mixers.separable_convolution_mixer import (
     SeparableConvolutionMixer,
 )
-from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
-from keras_metaformer.models.image_model import ImageArguments
-from keras_metaformer.models.isotropic import IsotropicMetaFormer
-from keras_metaformer.models.metaformer import MetaFormer
+from keras_metaformer.models.arguments import IMAGES
+from keras_metaformer.models.ffnet import FFNetArguments, build_ffnet
+from keras_metaformer.models.metaformer import IsotropicMetaFormer, MetaFormer
 
 CLASSES = 10
 IMAGE_SIZE = 32
@@ -81,15 +80,16 @@ def _isotropic(
 
 
 def _ffnet(seed: int, **arguments: Any) -> keras.Model:
-    config = FFNetConfig(
+    ffnet = FFNetArguments(
         depths=(1, 1, 2),
         widths=(32, 64, 128),
         stem_width=32,
         token_kernel_size=3,
         channel_kernel_size=3,
         seed=seed,
+        **arguments,
     )
-    return build_ffnet(config, ImageArguments(**arguments))
+    return build_ffnet(ffnet, IMAGES)
 
 
 #: By the demo's name: what it is called in text, and what builds it.

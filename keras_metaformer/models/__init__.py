@@ -1,1 +1,1 @@
-"""Configs, graph builders, variants and their registry."""
+"""Arguments, builders of graphs, families and all models by name."""

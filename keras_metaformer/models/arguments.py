@@ -1,88 +1,167 @@
-"""What users of other libraries write for an argument here."""
+"""The arguments that all models share, checked: input, head, dtype, seed.
 
-import functools
-import inspect
-import re
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+Each argument of a constructor is a field of a frozen dataclass, where its type, its
+default and its text stand once; `builder.py` makes signatures and docstrings of them.
+"""
 
-from keras_metaformer_lite.names import question
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+import keras
 
-#: For a word of timm, torchvision or Keras what it is here.
-FOREIGN_WORDS = {
-    "num_classes": "`classes`",
-    "pretrained": "`weights`",
-    "checkpoint_path": "`weights`, which takes a path too",
-    "pretrained_cfg": "`weights`, which takes a tag of `km.list_weights`",
-    "in_chans": "`input_shape=(height, width, channels)`",
-    "in_channels": "`input_shape=(height, width, channels)`",
-    "img_size": "`input_shape=(height, width, channels)`",
-    "image_size": "`input_shape=(height, width, channels)`",
-    "input_size": "`input_shape=(height, width, channels)`",
-    "global_pool": "`pooling`",
-    "drop_rate": "`head_dropout`",
-    "dropout": "`head_dropout`",
-    "dropout_rate": "`head_dropout`",
-    "proj_drop_rate": "`mlp_dropout`",
-    "drop_path": "`stochastic_depth_rate`",
-    "drop_path_rate": "`stochastic_depth_rate`",
-    "drop_connect_rate": "`stochastic_depth_rate`",
-    "stochastic_depth_prob": "`stochastic_depth_rate`",
-    "dims": "`widths`",
-    "embed_dims": "`widths`",
-    "embed_dim": "`width`",
-    "num_blocks": "`depth`",
-    "layers": "`depths`",
-    "token_mixer": "`mixer`",
-    "token_mixers": "`mixer`",
-    "mlp_ratios": "`mlp_ratio`",
-    "act_layer": "`activation`",
-    "mlp_act": "`activation`",
-    "norm_layer": "`norm`",
-    "norm_layers": "`norm`",
-    "layer_scale_init_value": "`layer_scale_initial_value`",
-    "layer_scale_init_values": "`layer_scale_initial_value`",
-    "res_scale_init_values": "`residual_scale_initial_value`",
-    "grad_checkpointing": "`gradient_checkpointing`",
-    "include_rescaling": "`include_preprocessing`",
-    "head_dim": "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`",
-    "features_only": "the property `pyramid_outputs` of the model",
-}
+from keras_metaformer.layers.validation import positive_integer, rate_below_one
+from keras_metaformer_lite.images import EvaluationTransform
+
+HEADS = ("linear", "mlp")
+#: How images come into a model for which nothing else is said.
+IMAGES = EvaluationTransform(224)
 
 
-def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses unknown keywords, with what they are called here.
+@dataclasses.dataclass(frozen=True)
+class ApplicationArguments:
+    """The arguments of `keras.applications`, with the same meaning.
+
+    Attributes:
+        include_top: bool. Whether the classification head is on top.
+        weights: None, or the path of a `.weights.h5` file or of a checkpoint in a known
+            naming.
+        input_tensor: tensor to use as the image, or None.
+        input_shape: `(height, width, channels)`, channels last; None for the default
+            size, or without the top for any size where the mixers allow it.
+        pooling: without the top: None for the last map `(batch, height, width,
+            channels)`, `"avg"` or `"max"` for `(batch, channels)`.
+        classes: int. Width of the classification layer.
+        classifier_activation: activation of the classification layer, None for logits.
+        name: str. Name of the model.
+        include_preprocessing: bool. Whether the model takes pixels 0..255 and
+            normalises them itself with ImageNet's mean and standard deviation.
+        token_interpolation: bool, or `(height, width)`. Whether token-mixing matrices
+            (MLP-Mixer, ResMLP, gMLP) are resized for another image size; accuracy is
+            not promised. True where the weights are for square images, else the size
+            of those images in pixels.
+        dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
+            `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
+            those of yours that have one.
 
     Raises:
-        TypeError: for the first of `given` that is not among `known`.
+        ValueError: if an argument is out of range, or Keras is set to channels first.
     """
-    known = list(known)
-    for name in given:
-        if name not in known:
-            word = FOREIGN_WORDS.get(name)
-            fits = word is not None and _is_of(known, word)
-            hint = f" Here it is {word}." if fits else question(name, known)
-            raise TypeError(
-                f"{function}() got an unexpected keyword argument {name!r}.{hint} "
-                f"Expected some of {known}. Received: {name!r}"
+
+    include_top: bool = True
+    weights: str | os.PathLike | None = None
+    input_tensor: Any = None
+    input_shape: Sequence[int | None] | None = None
+    pooling: str | None = None
+    classes: int = 1000
+    classifier_activation: Any = "softmax"
+    name: str | None = None
+    include_preprocessing: bool = False
+    _: dataclasses.KW_ONLY
+    token_interpolation: bool | Sequence[int] = False
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        if keras.config.image_data_format() != "channels_last":
+            raise ValueError(
+                "Images are channels last here: call "
+                "keras.config.set_image_data_format('channels_last'). Received: "
+                f"image_data_format={keras.config.image_data_format()!r}"
+            )
+        if self.include_top:
+            positive_integer("classes", self.classes)
+        if self.pooling not in (None, "avg", "max"):
+            raise ValueError(
+                "`pooling` must be None, 'avg' or 'max'. "
+                f"Received: pooling={self.pooling!r}"
+            )
+        shape = self.input_shape
+        if shape is not None and (
+            not isinstance(shape, (list, tuple)) or len(shape) != 3
+        ):
+            raise ValueError(
+                "`input_shape` must be (height, width, channels), channels last. "
+                f"Received: input_shape={shape!r}"
             )
 
 
-def _is_of(known: list[str], word: str) -> bool:
-    """Whether a word of `FOREIGN_WORDS` stands for one of the known arguments."""
-    argument = re.match(r"`(\w+)", word)
-    return argument is None or argument[1] in known
+@dataclasses.dataclass(frozen=True)
+class ConstructorArguments(ApplicationArguments):
+    """The same of a named model, which has published weights.
+
+    Attributes:
+        weights: None (random), a tag of `km.list_weights`, or the path of a
+            `.weights.h5` or `.keras` file or of a checkpoint in a known naming.
+            Weights asked for are loaded, or an error is raised. A first convolution
+            for three channels is adapted to the channels of `input_shape`.
+        input_shape: `(height, width, channels)`, channels last; None for the resolution
+            of the weights, or without the top for any size where the mixers allow it.
+        classes: int. Width of the classification layer. Left alone, ImageNet-21k
+            weights bring their own number; asked for and other than the weights',
+            everything but that layer is loaded.
+        include_preprocessing: bool. Whether the model takes pixels 0..255 and
+            normalises them itself; otherwise pass them through `preprocess_input` of
+            the family's module.
+        source: `"auto"` or `"official"`. The latter forces the authors' original file.
+    """
+
+    weights: str | os.PathLike | None = "imagenet"
+    _: dataclasses.KW_ONLY
+    source: str = "auto"
 
 
-def explains_its_arguments(function: Function) -> Function:
-    """A decorator: unknown keywords are refused with what they are called here."""
-    known = list(inspect.signature(function).parameters)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What a model is made of outside its blocks.
 
-    @functools.wraps(function)
-    def explained(*args: Any, **kwargs: Any) -> Any:
-        check_keywords(function.__name__, kwargs, known)
-        return function(*args, **kwargs)
+    Attributes:
+        norm_epsilon: float. Added to the variance in all norms but the MLP head's.
+        output_norm: the norm before the head, as `norm`.
+        normalize_before_pooling: bool. Whether that norm acts on the map (PoolFormer)
+            or on the pooled features (MetaFormer baselines).
+        head: `"linear"` or `"mlp"` (linear, squared ReLU, norm, linear).
+        stochastic_depth_rate: float in [0, 1). Of the last block; rises linearly.
+        head_dropout: float in [0, 1). Dropout rate before the classification layer.
+        seed: int, or None for random ones. Of stochastic depth, dropout and random
+            matrices.
 
-    return explained  # type: ignore[return-value]
+    Raises:
+        ValueError: if a field is out of range.
+    """
+
+    norm_epsilon: float = 1e-6
+    output_norm: Any = "layer_norm"
+    normalize_before_pooling: bool = False
+    head: str = "linear"
+    stochastic_depth_rate: float = 0.0
+    head_dropout: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("stochastic_depth_rate", "head_dropout"):
+            rate_below_one(name, getattr(self, name))
+        if isinstance(self.norm_epsilon, (list, tuple)) or not self.norm_epsilon > 0:
+            raise ValueError(
+                "`norm_epsilon` must be one positive number for all norms. "
+                f"Received: norm_epsilon={self.norm_epsilon!r}"
+            )
+        if self.head not in HEADS:
+            raise ValueError(
+                f"`head` must be one of {sorted(HEADS)}. Received: head={self.head!r}"
+            )
+
+
+class ModelArguments(ApplicationArguments, ModelOptions):
+    """What every builder is called with, whatever its blocks are.
+
+    The base of dataclasses, and none itself: as one it would put the defaults of its
+    fields above those that a class of options beside it has for them.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __post_init__(self) -> None:
+        ApplicationArguments.__post_init__(self)
+        ModelOptions.__post_init__(self)

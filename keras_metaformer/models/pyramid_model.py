@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from typing import Any
 
 import keras
@@ -10,7 +11,6 @@ from keras_metaformer.blocks import Downsampling, PatchMerging
 from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
-from keras_metaformer.models.config import pyramid_level
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.description import ImageDescription
 
@@ -70,7 +70,7 @@ class PyramidModel(keras.Model):
             if isinstance(layer, (Downsampling, PatchMerging)):
                 stride *= layer.strides
             elif isinstance(layer, StageOutput):
-                levels[pyramid_level(stride)] = layer.name
+                levels[f"P{round(math.log2(stride))}"] = layer.name
         return levels
 
     @property

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from keras_metaformer.models import registry
-from keras_metaformer.models.variant import snake_case
+from keras_metaformer.models import families
+from keras_metaformer.models.families import snake_case
 from keras_metaformer_lite.names import question, simplify
 
 _FOLDER = resources.files("keras_metaformer.training") / "recipes"
@@ -514,7 +514,7 @@ def load_recipe(
         FileNotFoundError: if there is no such file.
     """
     file, own_model = _find(name_or_path)
-    model = registry.get(model_name).name if model_name else own_model
+    model = families.get(model_name).name if model_name else own_model
     if own_model is None and file.models:
         if model not in file.models:
             raise ValueError(

@@ -42,10 +42,6 @@ class Pretrained:
     path: Path | None = None
     source: Any = "auto"
 
-    def preferred(self, name: str, default: Any) -> Any:
-        """What the checkpoint wants for `name` (`"classes"`, `"mean"`, ...)."""
-        return default if self.checkpoint is None else getattr(self.checkpoint, name)
-
     def build(
         self,
         make: Callable[[], Model],

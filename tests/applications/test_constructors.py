@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import FAMILIES, smallest
@@ -46,7 +46,7 @@ def tiny(**arguments: Any) -> Any:
 
 
 @pytest.mark.backend_independent
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", families.names())
 class TestSignatures:
     def test_the_contracts_arguments_come_first_and_in_order(self, name):
         constructor = getattr(km, name)
@@ -76,7 +76,7 @@ class TestSignatures:
     def test_it_is_documented_and_found_where_it_says(self, name):
         constructor = getattr(km, name)
         assert constructor.__name__ == constructor.__qualname__ == name
-        module = _family(registry.get(name).family)
+        module = _family(families.get(name).family)
         assert constructor.__module__ == module.__name__
         assert getattr(module, name) is constructor
         assert name in module.__all__ and name in km.__all__
@@ -85,7 +85,7 @@ class TestSignatures:
         for key in CONTRACT:
             assert f"\n    {key}: " in doc
         assert "https://arxiv.org/abs/" in doc
-        millions = f"{registry.get(name).parameters / 1e6:.1f} million parameters"
+        millions = f"{families.get(name).parameters / 1e6:.1f} million parameters"
         assert millions in doc
 
     def test_the_default_name_is_lower_case_with_the_size_apart(self, name):
@@ -96,7 +96,7 @@ class TestSignatures:
 
     def test_it_is_listed(self, name):
         assert name in km.list_models()
-        assert registry.get(name.lower()).constructor is getattr(km, name)
+        assert families.get(name.lower()).constructor is getattr(km, name)
 
 
 @pytest.mark.backend_independent
@@ -109,10 +109,10 @@ def test_all_names_of_the_contract_exist():
         "GMLP": "Ti16 S16 B16",
         "FFNet": "1 2 3 4",
     }
-    for families, variants in sizes.items():
-        for family in families.split():
+    for titles, variants in sizes.items():
+        for title in titles.split():
             for size in variants.split():
-                assert callable(getattr(km, family + size)), family + size
+                assert callable(getattr(km, title + size)), title + size
 
 
 @pytest.mark.backend_independent

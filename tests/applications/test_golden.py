@@ -11,7 +11,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.models.complexity import count_macs
 from keras_metaformer_lite.weights import catalogue
 from tests.golden import cases
@@ -26,7 +26,7 @@ def _known(case: dict[str, Any]) -> bool:
 
 def _naming(case: dict[str, Any]) -> str:
     """The naming of a case's keys: timm's own models of the baselines carry sail's."""
-    family = registry.get(case["constructor"]).family
+    family = families.get(case["constructor"]).family
     baselines = ("poolformerv2", "convformer", "caformer")
     if case["source"] == "timm" and family in baselines:
         return "sail-sg/metaformer"
@@ -40,7 +40,7 @@ def _quick_cases() -> set[str]:
         if (case["height"], case["width"]) == (384, 384):
             quick.add(case["id"])
             continue
-        key = (_naming(case), registry.get(case["constructor"]).family)
+        key = (_naming(case), families.get(case["constructor"]).family)
         best = smallest.get(key)
         if best is None or case["parameters"] < best["parameters"]:
             smallest[key] = case
@@ -114,12 +114,12 @@ def test_all_constructors_of_the_index_are_covered():
 @pytest.mark.backend_independent
 def test_the_quick_cases_span_families_and_sizes():
     quick = _quick_cases()
-    families = {
-        registry.get(case["constructor"]).family
+    seen = {
+        families.get(case["constructor"]).family
         for case in cases.all_cases()
         if case["id"] in quick
     }
-    assert families == {registry.get(name).family for name in registry.names()}
+    assert seen == {families.get(name).family for name in families.names()}
     assert {
         "sail-sg-metaformer.convformer_s18_384.384x384.s1",
         "sail-sg-metaformer.caformer_s18_384.384x384.s1",
@@ -127,7 +127,7 @@ def test_the_quick_cases_span_families_and_sizes():
 
 
 @pytest.mark.backend_independent
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", families.names())
 def test_registered_parameters_equal_the_index(name):
     indexed = {
         case["parameters"]
@@ -135,15 +135,15 @@ def test_registered_parameters_equal_the_index(name):
         if case["constructor"] == name and "classes" not in case["constructor_kwargs"]
     }
     if indexed:
-        assert indexed == {registry.get(name).parameters}
+        assert indexed == {families.get(name).parameters}
     else:  # Not in the index: then the count is taken from the model itself.
-        model = registry.get(name).constructor(weights=None)
-        assert _parameters(model) == registry.get(name).parameters
+        model = families.get(name).constructor(weights=None)
+        assert _parameters(model) == families.get(name).parameters
 
 
 def _smallest_of_its_family(name: str) -> bool:
-    variant = registry.get(name)
-    family = [registry.get(other) for other in registry.names()]
+    variant = families.get(name)
+    family = [families.get(other) for other in families.names()]
     return variant.parameters == min(
         other.parameters for other in family if other.family == variant.family
     )
@@ -166,11 +166,11 @@ def _operations_of_norms(model) -> int:
         pytest.param(
             name, marks=() if _smallest_of_its_family(name) else pytest.mark.large
         )
-        for name in registry.names()
+        for name in families.names()
     ],
 )
 def test_operations_are_as_registered_and_published(name, _release):
-    variant = registry.get(name)
+    variant = families.get(name)
     resolutions = {variant.resolution} | {
         checkpoint.resolution for checkpoint in catalogue.for_constructor(name)
     }

@@ -10,7 +10,7 @@ import safetensors.numpy
 from typer.testing import CliRunner, Result
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer_lite.cli import app
 from tests.weights import torch_files
 
@@ -25,7 +25,7 @@ def run(*arguments: str | Path, status: int = 0) -> Result:
 
 def model(classes: int = 7) -> keras.Model:
     """Weights that no initialiser makes, so that none can be mistaken for loaded."""
-    built = registry.get("PoolFormerV2S12").constructor(weights=None, classes=classes)
+    built = families.get("PoolFormerV2S12").constructor(weights=None, classes=classes)
     random = np.random.default_rng(classes)
     for weight in built.weights:
         weight.assign(random.normal(size=weight.shape).astype("float32"))
@@ -57,7 +57,7 @@ def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
     result = run(tmp_path / "c.npz", tmp_path / "d.weights.h5", *name)
     assert "d.weights.h5" in result.output
     assert f"{start.count_params():,} parameters" in result.output
-    end = registry.get("PoolFormerV2S12").constructor(
+    end = families.get("PoolFormerV2S12").constructor(
         weights=tmp_path / "d.weights.h5", classes=7
     )
     assert_equal(km.to_state_dict(end, "official"), official)

@@ -14,9 +14,9 @@ runner = CliRunner()
 def test_lists_every_model_with_its_figures() -> None:
     result = runner.invoke(app, ["list"])
     assert result.exit_code == 0
-    from keras_metaformer.models import registry
+    from keras_metaformer.models import families
 
-    assert all(name in result.stdout for name in registry.names())
+    assert all(name in result.stdout for name in families.names())
     row = next(line for line in result.stdout.splitlines() if "CAFormerS18" in line)
     assert row.split() == [
         "CAFormerS18", "caformer", "26.3", "M", "4.1", "G", "224", "imagenet", "83.6"

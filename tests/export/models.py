@@ -6,8 +6,8 @@ import numpy as np
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
-from keras_metaformer.models.image_model import ImageArguments
+from keras_metaformer.models.ffnet import FFNET
+from tests.small_models import build
 
 
 def shake(model, seed=0, kernels=3.0):
@@ -59,15 +59,17 @@ def with_token_weights():
 
 def ffnet():
     """Both kernel sizes, squeeze-and-excitation, branches to fold."""
-    config = FFNetConfig(
-        (1, 1, 1, 1),
-        (8, 16, 32, 64),
+    model = build(
+        FFNET,
+        depths=(1, 1, 1, 1),
+        widths=(8, 16, 32, 64),
         stem_width=8,
         layer_scale_initial_value=0.5,
         squeeze_excitation=(False, False, True, True),
+        input_shape=(64, 64, 3),
+        classes=10,
     )
-    arguments = ImageArguments(input_shape=(64, 64, 3), classes=10, name="ffnet")
-    return shake(build_ffnet(config, arguments))
+    return shake(model)
 
 
 SMALL_MODELS = {

@@ -11,7 +11,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer import blocks
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer.models.complexity import count_macs
 from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize
@@ -179,7 +179,7 @@ def _unit(number: Decimal) -> Decimal:
 )
 def test_merged_ffnets_are_as_published(name, parameters):
     resolutions = {row.resolution for row in catalogue.for_constructor(name)}
-    model = registry.get(name).constructor(
+    model = families.get(name).constructor(
         weights=None, input_shape=(64, 64, 3), classifier_activation=None
     )
     merged = _assert_folds(_moderate(model), IMAGES[:1])

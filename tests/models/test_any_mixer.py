@@ -8,7 +8,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.layers.mixers.table import MIXERS
+from keras_metaformer.layers.mixers.table import TOKEN_MIXERS
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize
 
@@ -50,7 +50,7 @@ every_combination = pytest.mark.parametrize(
     ("mixer", "build"),
     [
         pytest.param(mixer, build, id=f"{mixer}-{name}")
-        for mixer in MIXERS
+        for mixer in TOKEN_MIXERS
         for name, build in BUILDERS.items()
     ],
 )
@@ -113,7 +113,7 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_mixed_precision(mixer, policy):
     model = _metaformer(mixer, include_top=False)
     outputs = model(IMAGES, training=False)
@@ -123,7 +123,7 @@ def test_mixed_precision(mixer, policy):
     assert np.isfinite(to_numpy(keras.ops.cast(outputs, "float32"))).all()
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 @pytest.mark.parametrize("build", [_metaformer, _isotropic])
 def test_sizes_that_no_stride_divides(mixer, build):
     image = keras.Input((37, 45, 3))
@@ -148,7 +148,7 @@ def test_sizes_that_no_stride_divides(mixer, build):
 NEED_A_SIZE = {"random", "token_mlp", "cross_patch_linear", "gated_mlp"}
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_which_mixers_are_tied_to_a_size(mixer):
     """Without the top the image's size is open, unless there is a weight per token."""
     tied = mixer in NEED_A_SIZE

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -13,9 +14,10 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
-from keras_metaformer.models import registry
-from keras_metaformer.models.arguments import FOREIGN_WORDS
-from keras_metaformer.models.variant import Constructor
+from keras_metaformer.models import families
+from keras_metaformer.models.ffnet import FFNET
+from keras_metaformer.models.keywords import FOREIGN_WORDS
+from keras_metaformer.models.metaformer import ISOTROPIC, METAFORMER
 from tests.layer_checks import to_numpy
 from tests.small_models import metaformer
 
@@ -39,7 +41,7 @@ class TestNames:
 
     def test_misspelt_models_and_constructors(self):
         with pytest.raises(ValueError, match="'ConvFormerS18'"):
-            registry.get("convformers81")
+            families.get("convformers81")
         with pytest.raises(ValueError, match="Did you mean 'ConvFormerS18'"):
             km.list_weights("ConvFormerS1")
 
@@ -204,15 +206,70 @@ def test_the_width_of_heads_is_the_layers():
         metaformer("self_attention", widths=(32, 48))
 
 
+def _parameters(function):
+    return inspect.signature(function).parameters
+
+
 @ONCE
-def test_the_declared_type_has_the_arguments_of_all_constructors():
-    declared = set(inspect.signature(Constructor.__call__).parameters) - {"self"}
-    taken = {
-        name
-        for constructor in map(registry.get, registry.names())
-        for name in inspect.signature(constructor.constructor).parameters
-    }
-    assert declared == taken
+class TestSignatures:
+    """Each argument is stated once, in a dataclass; all else follows from it."""
+
+    @pytest.mark.parametrize("builder", [METAFORMER, ISOTROPIC, FFNET])
+    def test_constructors_and_builders_have_the_same_defaults(self, builder):
+        """Several bases with the same fields must come in the right order."""
+        ours = _parameters(builder.arguments)
+        named = _parameters(builder.constructor_arguments)
+        assert set(ours) - set(named) == {
+            name for name, each in ours.items() if each.default is each.empty
+        }
+        assert set(named) - set(ours) == {"source"}
+        differing = {
+            name
+            for name in set(ours) & set(named)
+            if ours[name].default != named[name].default
+        }
+        assert differing == {"weights", "name"}
+
+    @pytest.mark.parametrize("function", [km.MetaFormer, km.IsotropicMetaFormer])
+    def test_builders(self, function):
+        names = list(_parameters(function))
+        doc = inspect.getdoc(function) or ""
+        described = re.findall(
+            r"^    (\w+): ", doc.split("Args:")[1].split("Returns:")[0], re.MULTILINE
+        )
+        assert described == names
+        assert "Attributes:" not in doc and doc.index("Args:") < doc.index("Returns:")
+
+    def test_a_vision_transformers_defaults(self):
+        parameters = _parameters(km.IsotropicMetaFormer)
+        assert (
+            list(parameters)[:5] == "depth width patch_size mixer include_top".split()
+        )
+        for name, default in {
+            "mixer": "self_attention",
+            "activation": "gelu",
+            "use_bias": True,
+            "normalize_before_pooling": True,
+            "name": "isotropic_metaformer",
+        }.items():
+            assert parameters[name].default == default
+
+    def test_every_argument_of_a_constructor_is_described(self):
+        for name in families.names():
+            constructor = families.get(name).constructor
+            section = (
+                (inspect.getdoc(constructor) or "")
+                .split("Args:")[1]
+                .split("Returns:")[0]
+            )
+            described = re.findall(r"^    (\w+): ", section, re.MULTILINE)
+            assert described == list(_parameters(constructor))
+
+    def test_missing_and_surplus_arguments(self):
+        with pytest.raises(TypeError, match=r"MetaFormer\(\): missing.*'widths'"):
+            km.MetaFormer((1,))  # pyright: ignore[reportCallIssue]
+        with pytest.raises(TypeError, match=r"CAFormerS18\(\): too many positional"):
+            km.CAFormerS18(*[None] * 10)
 
 
 @ONCE

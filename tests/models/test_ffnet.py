@@ -1,6 +1,5 @@
 """The FFNet builder."""
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -10,26 +9,26 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer import layers
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models import registry
-from keras_metaformer.models.ffnet import FFNetConfig, build_ffnet
-from keras_metaformer.models.image_model import ImageArguments
+from keras_metaformer.models import families
+from keras_metaformer.models.ffnet import FFNET
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize
+from tests.small_models import build
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
-SMALL = FFNetConfig(
-    depths=(2, 1),
-    widths=(8, 16),
-    stem_width=4,
-    token_kernel_size=3,
-    channel_kernel_size=3,
-)
+SMALL: Any = {
+    "depths": (2, 1),
+    "widths": (8, 16),
+    "stem_width": 4,
+    "token_kernel_size": 3,
+    "channel_kernel_size": 3,
+    "input_shape": (32, 32, 3),
+    "classes": 5,
+}
 
 
 def _build(fields=None, **arguments) -> Any:
-    settings = {"input_shape": (32, 32, 3), "classes": 5, "name": "small", **arguments}
-    config = dataclasses.replace(SMALL, **(fields or {}))
-    return build_ffnet(config, ImageArguments(**settings))
+    return build(FFNET, **{**SMALL, **(fields or {}), **arguments})
 
 
 def _outputs(model):
@@ -185,8 +184,11 @@ def test_too_small_an_image_is_refused():
 
 @pytest.mark.backend_independent
 def test_sizes_are_those_of_the_paper():
+    variants = [families.get(f"FFNet{n}") for n in (1, 2, 3, 4)]
+    arguments: Any = [FFNET.arguments(**variant.arguments) for variant in variants]
+
     def field(name):
-        return [getattr(registry.get(f"FFNet{n}").config, name) for n in (1, 2, 3, 4)]
+        return [getattr(each, name) for each in arguments]
 
     assert field("depths") == [
         (2, 2, 8, 2),
@@ -195,7 +197,7 @@ def test_sizes_are_those_of_the_paper():
         (4, 4, 27, 3),
     ]
     assert [widths[0] for widths in field("widths")] == [80, 88, 96, 128]
-    assert [sizes[0] for sizes in field("channel_kernel_size")] == [3, 7, 7, 7]
+    assert field("channel_kernel_size") == [3, 7, 7, 7]
     assert field("layer_scale_initial_value") == [None, None, 1e-6, 1e-6]
     assert set(field("token_kernel_size")) == {(3, 3, 7, 7)}
-    assert set(field("mlp_ratio")) == {(3, 3, 3, 3)}
+    assert set(field("mlp_ratio")) == {3}

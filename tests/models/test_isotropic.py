@@ -1,7 +1,5 @@
 """The isotropic builder: patches, equal blocks, norm, pooling, head."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import pytest
@@ -9,8 +7,8 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer import layers
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models import registry
-from keras_metaformer.models.isotropic import IsotropicConfig
+from keras_metaformer.models import families
+from keras_metaformer.models.metaformer import ISOTROPIC
 from tests.layer_checks import randomize
 from tests.reference import formulas
 
@@ -164,9 +162,9 @@ def test_an_unknown_keyword_is_refused():
 @pytest.mark.backend_independent
 def test_sizes_are_those_of_the_papers():
     def size(name):
-        config = registry.get(name).config
-        assert isinstance(config, IsotropicConfig)
-        return config.depth, config.width, config.patch_size
+        variant = families.get(name)
+        assert variant.builder is ISOTROPIC
+        return tuple(variant.arguments[key] for key in ("depth", "width", "patch_size"))
 
     assert size("MLPMixerS32") == (8, 512, 32)
     assert size("MLPMixerB16") == (12, 768, 16)
@@ -175,7 +173,7 @@ def test_sizes_are_those_of_the_papers():
     assert size("ResMLPB24") == (24, 768, 8)
     assert size("GMLPTi16") == (30, 128, 16)
     scales = [
-        registry.get(name).config.layer_scale_initial_value
+        families.get(name).arguments["layer_scale_initial_value"]
         for name in ("ResMLP12", "ResMLP24", "ResMLP36", "ResMLPB24")
     ]
     assert scales == [0.1, 1e-5, 1e-6, 1e-6]
@@ -183,16 +181,14 @@ def test_sizes_are_those_of_the_papers():
 
 @pytest.mark.parametrize("constructor", ["MLPMixerS32", "ResMLP12", "GMLPTi16"])
 def test_another_size_without_weights_makes_new_matrices(constructor):
-    variant = registry.get(constructor)
-    small = dataclasses.replace(variant.config, depth=1, width=32)
+    variant = families.get(constructor)
+    small = {**variant.arguments, "depth": 1, "width": 32}
     shapes = {}
     for size in (64, 96):
-        model = km.IsotropicMetaFormer(
-            input_shape=(size, size, 3), classes=2, **dataclasses.asdict(small)
-        )
+        model = km.IsotropicMetaFormer(input_shape=(size, size, 3), classes=2, **small)
         block = model.get_layer("block_0")
         mixer = (block if constructor == "GMLPTi16" else block.token_mixing).transform
-        tokens = (size // small.patch_size) ** 2
+        tokens = (size // small["patch_size"]) ** 2
         kernels = [weight for weight in mixer.weights if tokens in weight.shape]
         shapes[size] = [tuple(weight.shape) for weight in kernels]
         assert shapes[size], mixer

@@ -10,7 +10,7 @@ from keras import ops
 
 import keras_metaformer as km
 from keras_metaformer import layers
-from keras_metaformer.models.config import MetaFormerConfig
+from keras_metaformer.models.metaformer import MetaFormerArguments
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import metaformer
 
@@ -294,10 +294,11 @@ def test_channels_first_is_refused():
 
 
 @pytest.mark.backend_independent
-def test_a_config_is_frozen_and_compares():
-    config = MetaFormerConfig(depths=[1, 2], widths=[8, 16])
-    assert config.depths == (1, 2)
-    assert config.mixer == ("identity", "identity")
-    assert config == MetaFormerConfig(depths=(1, 2), widths=(8, 16))
+def test_arguments_hold_the_blocks_of_their_stages():
+    arguments = MetaFormerArguments(
+        [1, 2], [8, 16], ("pooling", "random"), norm="affine"
+    )
+    assert [block.mixer for block in arguments.blocks] == ["pooling", "random"]
+    assert [block.norm for block in arguments.blocks] == ["affine", "affine"]
     with pytest.raises(AttributeError):
-        config.depths = (3,)  # type: ignore[misc]
+        arguments.depths = (3,)  # type: ignore[misc]

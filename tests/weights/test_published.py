@@ -19,7 +19,7 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.models import registry
+from keras_metaformer.models import families
 from keras_metaformer_lite.weights import cache, catalogue
 from keras_metaformer_lite.weights.catalogue import Checkpoint, Source
 from tests.golden import cases
@@ -56,7 +56,7 @@ def _parametrise() -> list:
         row, source = file
         return (
             synthetic.has_known_hash(row, source),
-            registry.get(row.constructor).parameters,
+            families.get(row.constructor).parameters,
             row.classes,
             row.resolution,
         )

@@ -85,7 +85,9 @@ class ConvNeXtChannelMixer(MetaMixer):
             **kwargs,
         )
         self.kernel_size = kernel_size
-        self.ratio = positive_integer("ratio", ratio)
+        # 4.0, which is an MLP's default, is whole too.
+        whole = int(ratio) if ratio == int(ratio) else ratio
+        self.ratio = positive_integer("ratio", whole)
         self.use_bias = use_bias
         self.dropout = dropout
         self.seed = seed

@@ -1,10 +1,14 @@
-"""The mixers by name, of tokens and of channels."""
+"""The mixers by name, of tokens and of channels.
+
+What a block is made of comes here as settings by name: the fields of
+`keras_metaformer.models.block_config.BlockConfig`, and a `seed`.
+"""
 
 from typing import Any
 
 import keras
 
-from keras_metaformer.layers.factories import LayerFactory, make_layer
+from keras_metaformer.layers.factories import make_layer
 from keras_metaformer.layers.mixers.channel_mlp import ChannelMLP
 from keras_metaformer.layers.mixers.convnext_channel_mixer import ConvNeXtChannelMixer
 from keras_metaformer.layers.mixers.convolution_mixer import ConvolutionMixer
@@ -23,61 +27,68 @@ from keras_metaformer.layers.mixers.separable_convolution_mixer import (
 )
 from keras_metaformer.layers.mixers.token_mlp import TokenMLP
 
-# Each factory takes the stage's `activation`, `use_bias` and `seed`, and hands on what
-# its mixer has a use for.
-MIXERS: dict[str, LayerFactory] = {
-    "identity": lambda dtype, **_: IdentityMixer(dtype=dtype),
-    "random": lambda dtype, seed, **_: RandomMixer(seed=seed, dtype=dtype),
-    "pooling": lambda dtype, **_: PoolingMixer(dtype=dtype),
-    "convolution": lambda dtype, use_bias, **_: ConvolutionMixer(
-        use_bias=use_bias, dtype=dtype
+
+class NamedMixer:
+    """The factory behind a mixer's name: a layer, and the settings that act on it.
+
+    Args:
+        layer: the class of the layer.
+        *settings: those that are the layer's arguments of the same names.
+        **renamed: for an argument of the layer, the setting that it is.
+    """
+
+    def __init__(
+        self, layer: type[keras.layers.Layer], *settings: str, **renamed: str
+    ) -> None:
+        self.layer = layer
+        self.arguments = {name: name for name in settings} | renamed
+
+    def __call__(self, dtype: Any = None, **settings: Any) -> keras.layers.Layer:
+        given = {
+            argument: settings[name]
+            for argument, name in self.arguments.items()
+            if name in settings
+        }
+        return self.layer(dtype=dtype, **given)
+
+
+TOKEN_MIXERS = {
+    "identity": NamedMixer(IdentityMixer),
+    "random": NamedMixer(RandomMixer, "seed"),
+    "pooling": NamedMixer(PoolingMixer),
+    "convolution": NamedMixer(ConvolutionMixer, "use_bias"),
+    "depthwise_separable": NamedMixer(DepthwiseSeparableMixer, "use_bias"),
+    "separable_convolution": NamedMixer(
+        SeparableConvolutionMixer, "activation", "use_bias"
     ),
-    "depthwise_separable": lambda dtype, use_bias, **_: DepthwiseSeparableMixer(
-        use_bias=use_bias, dtype=dtype
+    "self_attention": NamedMixer(SelfAttentionMixer, "use_bias"),
+    "token_mlp": NamedMixer(TokenMLP, "activation"),
+    "cross_patch_linear": NamedMixer(CrossPatchLinear),
+    "gated_mlp": NamedMixer(GatedMLP, "activation"),
+    "ffnified_attention": NamedMixer(FFNifiedAttention, "activation"),
+}
+CHANNEL_MIXERS = {
+    "mlp": NamedMixer(
+        ChannelMLP,
+        "activation",
+        "use_bias",
+        "seed",
+        ratio="mlp_ratio",
+        dropout="mlp_dropout",
     ),
-    "separable_convolution": lambda dtype, activation, use_bias, **_: (
-        SeparableConvolutionMixer(activation=activation, use_bias=use_bias, dtype=dtype)
-    ),
-    "self_attention": lambda dtype, use_bias, **_: SelfAttentionMixer(
-        use_bias=use_bias, dtype=dtype
-    ),
-    "token_mlp": lambda dtype, activation, **_: TokenMLP(
-        activation=activation, dtype=dtype
-    ),
-    "cross_patch_linear": lambda dtype, **_: CrossPatchLinear(dtype=dtype),
-    "gated_mlp": lambda dtype, activation, **_: GatedMLP(
-        activation=activation, dtype=dtype
-    ),
-    "ffnified_attention": lambda dtype, activation, **_: FFNifiedAttention(
-        activation=activation, dtype=dtype
-    ),
+    "convnext": NamedMixer(ConvNeXtChannelMixer, "activation", ratio="mlp_ratio"),
 }
 
-CHANNEL_MIXERS: dict[str, LayerFactory] = {
-    "mlp": ChannelMLP,
-    "convnext": lambda dtype, ratio, activation, **_: ConvNeXtChannelMixer(
-        # The layer refuses a fraction; 4.0, the default of an MLP, is none.
-        ratio=int(ratio) if ratio == int(ratio) else ratio,
-        activation=activation,
-        dtype=dtype,
-    ),
-}
 
-
-def make_mixer(
-    spec: Any,
-    activation: Any = "star_relu",
-    use_bias: bool = False,
-    seed: int | None = None,
-    dtype: Any = None,
+def make_token_mixer(
+    spec: Any, dtype: Any = None, **settings: Any
 ) -> keras.layers.Layer:
     """A fresh token mixer; see `make_layer` for what `spec` may be."""
-    return make_layer(
-        "mixer",
-        spec,
-        MIXERS,
-        dtype,
-        activation=activation,
-        use_bias=use_bias,
-        seed=seed,
-    )
+    return make_layer("mixer", spec, TOKEN_MIXERS, dtype, **settings)
+
+
+def make_channel_mixer(
+    spec: Any, dtype: Any = None, **settings: Any
+) -> keras.layers.Layer:
+    """A fresh channel mixer; see `make_layer` for what `spec` may be."""
+    return make_layer("channel mixer", spec, CHANNEL_MIXERS, dtype, **settings)

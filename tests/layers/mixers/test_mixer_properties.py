@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_metaformer import layers
-from keras_metaformer.layers.mixers.table import MIXERS, make_mixer
+from keras_metaformer.layers.mixers.table import TOKEN_MIXERS, make_token_mixer
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize, to_numpy
 
@@ -25,7 +25,7 @@ SMALL: dict[str, Callable[..., keras.layers.Layer]] = {
     "meta_mixer": lambda **kw: layers.MetaMixer.self_attention(8, 4, **kw),
     "convnext": lambda **kw: layers.ConvNeXtChannelMixer(3, 2, **kw),
 }
-NAMES = sorted({*MIXERS, *SMALL})
+NAMES = sorted({*TOKEN_MIXERS, *SMALL})
 #: Commute with every permutation of the tokens, or of the channels.
 TOKENS_ARE_A_SET = {"identity", "self_attention", "meta_mixer"}
 CHANNELS_ARE_ALIKE = {
@@ -52,7 +52,7 @@ SEEDS = st.integers(0, 999)
 def _make(name: str, **kwargs) -> keras.layers.Layer:
     if name in SMALL:
         return SMALL[name](**kwargs)
-    return make_mixer(name, activation="gelu", **kwargs)
+    return make_token_mixer(name, activation="gelu", **kwargs)
 
 
 def _random_mixer(name: str, shape, **kwargs) -> keras.layers.Layer:
@@ -218,5 +218,5 @@ def test_a_convolution_does_not(motion):
 
 
 def test_every_mixer_is_covered():
-    assert set(MIXERS) <= set(NAMES)
+    assert set(TOKEN_MIXERS) <= set(NAMES)
     assert set(NAMES) >= TOKENS_ARE_A_SET | CHANNELS_ARE_ALIKE

@@ -5,7 +5,7 @@ import pytest
 from keras_metaformer import layers
 from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.factories import make_layer
-from keras_metaformer.layers.mixers.table import MIXERS, make_mixer
+from keras_metaformer.layers.mixers.table import TOKEN_MIXERS, make_token_mixer
 from keras_metaformer.layers.norms.table import make_norm
 from tests.layer_checks import randomize, to_numpy
 
@@ -139,25 +139,29 @@ def test_mixing_works_on_maps_of_unknown_size():
 class TestSpecifications:
     """What may stand for a layer: name, class, instance, factory, serialised."""
 
-    @pytest.mark.parametrize("name", MIXERS)
+    @pytest.mark.parametrize("name", TOKEN_MIXERS)
     def test_names(self, name):
-        assert isinstance(make_mixer(name), keras.layers.Layer)
+        assert isinstance(make_token_mixer(name), keras.layers.Layer)
 
     def test_an_instance_is_copied(self):
         original = layers.PoolingMixer(5, name="mine")
-        copies = [make_mixer(original), make_mixer(original)]
+        copies = [make_token_mixer(original), make_token_mixer(original)]
         assert all(copy.pool_size == 5 for copy in copies)
         assert len({id(layer) for layer in [original, *copies]}) == 3
 
     def test_a_class_a_factory_and_a_serialised_layer(self):
-        assert isinstance(make_mixer(layers.IdentityMixer), layers.IdentityMixer)
-        assert make_mixer(lambda: layers.PoolingMixer(7)).pool_size == 7
+        assert isinstance(make_token_mixer(layers.IdentityMixer), layers.IdentityMixer)
+        assert make_token_mixer(lambda: layers.PoolingMixer(7)).pool_size == 7
         saved = keras.saving.serialize_keras_object(layers.PoolingMixer(5))
-        assert make_mixer(saved).pool_size == 5
+        assert make_token_mixer(saved).pool_size == 5
 
     @pytest.mark.parametrize(
         ("make", "kind"),
-        [(make_mixer, "mixer"), (make_activation, "activation"), (make_norm, "norm")],
+        [
+            (make_token_mixer, "mixer"),
+            (make_activation, "activation"),
+            (make_norm, "norm"),
+        ],
     )
     def test_unknown_names_list_the_known_ones(self, make, kind):
         with pytest.raises(ValueError) as error:
