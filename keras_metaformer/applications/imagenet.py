@@ -73,7 +73,8 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
     if dataset is None:
         raise ValueError(
             "`decode_predictions` expects predictions of shape (batch, classes) with "
-            f"classes one of {sorted(DATASETS.values())}. Received: shape={scores.shape}"
+            f"classes one of {sorted(DATASETS.values())}. "
+            f"Received: shape={scores.shape}"
         )
     if top < 1:
         raise ValueError(f"`top` must be positive. Received: top={top}")

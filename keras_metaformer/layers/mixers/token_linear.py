@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
