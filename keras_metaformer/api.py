@@ -45,6 +45,7 @@ from keras_metaformer.applications.identityformer import (
 from keras_metaformer.applications.mlp_mixer import (
     MLPMixerB16 as MLPMixerB16,
     MLPMixerB32 as MLPMixerB32,
+    MLPMixerH14 as MLPMixerH14,
     MLPMixerL16 as MLPMixerL16,
     MLPMixerL32 as MLPMixerL32,
     MLPMixerS16 as MLPMixerS16,

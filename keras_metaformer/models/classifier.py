@@ -5,17 +5,16 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers.activations.squared_relu import SquaredReLU
+from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.class_token import FirstToken
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import ModelArguments
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer.models.pyramid_model import PyramidModel
 from keras_metaformer_lite.description import ImageDescription
 from keras_metaformer_lite.images import EvaluationTransform
 
-_MLP_HEAD_RATIO = 4
 # PyTorch's default, which the official MLP head keeps (its other norms have 1e-6).
 _MLP_HEAD_EPSILON = 1e-5
 
@@ -191,21 +190,21 @@ def describe_images(
 
 
 def _head(arguments: ModelArguments, x: Any) -> Any:
+    start = initialization_of(arguments.initialization)
     if arguments.head == "mlp":
-        x = keras.layers.Dense(
-            _MLP_HEAD_RATIO * x.shape[-1],
-            kernel_initializer=truncated_normal(),
-            name="head_expand",
-        )(x)
-        x = SquaredReLU(name="head_activation")(x)
-        x = keras.layers.LayerNormalization(
-            epsilon=_MLP_HEAD_EPSILON, name="head_norm"
-        )(x)
+        hidden = max(int(arguments.head_ratio * x.shape[-1]), 1)
+        x = keras.layers.Dense(hidden, **start.of_linear(), name="head_expand")(x)
+        for name, layer in (
+            ("head_activation", make_activation(arguments.head_activation)),
+            ("head_norm", make_norm(arguments.head_norm, epsilon=_MLP_HEAD_EPSILON)),
+        ):
+            layer.name = name
+            x = layer(x)
     if arguments.head_dropout:
         x = Dropout(arguments.head_dropout, seed=arguments.seed, name="head_dropout")(x)
     return keras.layers.Dense(
         arguments.classes,
         activation=arguments.classifier_activation,
-        kernel_initializer=truncated_normal(),
+        **start.of_classifier(),
         name="predictions",
     )(x)

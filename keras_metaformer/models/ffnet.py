@@ -19,6 +19,7 @@ from keras_metaformer.layers import (
     SqueezeExcitation,
 )
 from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.initializers import another
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import (
     ConstructorArguments,
@@ -28,11 +29,11 @@ from keras_metaformer.models.arguments import (
 from keras_metaformer.models.block_config import (
     check_stages,
     derived_seed,
-    linear_rates,
     per_stage,
 )
 from keras_metaformer.models.builder import Builder
 from keras_metaformer.models.classifier import finish, image_input
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer.models.metaformer import Stages
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
 from keras_metaformer_lite.images import EvaluationTransform
@@ -93,13 +94,19 @@ class FFNetBlockConfig:
                 seed=derived_seed(options.seed, position, purpose),
             )
 
+        start = initialization_of(options.initialization).of_linear()
         channel_mixer = ConvNeXtChannelMixer(
-            stage.channel_kernel_size, stage.mlp_ratio, stage.activation
+            stage.channel_kernel_size, stage.mlp_ratio, stage.activation, **start
+        )
+        token_mixer = FFNifiedAttention(
+            stage.token_kernel_size,
+            stage.activation,
+            kernel_initializer=start["kernel_initializer"],
         )
         # The official model puts it into every other block.
         squeezes = stage.squeeze_excitation and index % 2 == 0
         return MetaFormerBlock(
-            residual(FFNifiedAttention(stage.token_kernel_size, stage.activation), 0),
+            residual(token_mixer, 0),
             residual(channel_mixer, 1),
             between=SqueezeExcitation() if squeezes else None,
             name=name,
@@ -172,7 +179,7 @@ def build_ffnet(arguments: FFNetArguments, images: EvaluationTransform) -> Pyram
     activation = make_activation("gelu")
     activation.name = "stem_activation"
     x = _stem_convolution(arguments, widths[0], "stem_1")(activation(x))
-    rates = linear_rates(arguments.stochastic_depth_rate, sum(depths))
+    rates = arguments.depth_rates(sum(depths))
     position = 0
     for stage, depth in enumerate(depths):
         if stage:
@@ -192,9 +199,11 @@ def build_ffnet(arguments: FFNetArguments, images: EvaluationTransform) -> Pyram
 def _stem_convolution(
     arguments: FFNetArguments, filters: int, name: str
 ) -> Downsampling:
+    start = initialization_of(arguments.initialization)
     return Downsampling(
         filters,
         **_STEM,
+        kernel_initializer=another(start.embedding_kernel),
         post_norm=make_norm("batch_norm", epsilon=arguments.norm_epsilon),
         use_bias=False,
         name=name,

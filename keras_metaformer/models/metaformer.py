@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from keras_metaformer.blocks.downsampling import Downsampling
 from keras_metaformer.layers.class_token import ClassToken
-from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.norms.table import make_norm
+from keras_metaformer.layers.initializers import another
+from keras_metaformer.layers.norms.table import WITH_EPSILON, make_norm
 from keras_metaformer.layers.position_embedding import PositionEmbedding
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.arguments import (
@@ -20,16 +20,14 @@ from keras_metaformer.models.arguments import (
 from keras_metaformer.models.block_config import (
     BlockConfig,
     check_stages,
-    linear_rates,
     per_stage,
+    why_idle,
 )
 from keras_metaformer.models.builder import Builder, builder_function
 from keras_metaformer.models.classifier import finish, image_input
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
 from keras_metaformer_lite.images import EvaluationTransform
-
-# Between stages: a 3x3 convolution of stride 2, one pixel of padding on every side.
-_DOWNSAMPLING: Any = {"kernel_size": 3, "strides": 2, "padding": 1}
 
 
 class _LayerNames(NamedTuple):
@@ -49,14 +47,23 @@ class MetaFormerOptions(ModelOptions, BlockConfig):
         stem_kernel_size: int. Kernel of the stem's convolution, in pixels.
         stem_strides: int. Stride of the stem, in pixels.
         stem_padding: int. Zeros on every side of the image, in pixels.
+        residual_scaling: per stage. `"none"`, `"residual"` (ResScale), `"layer"`
+            (LayerScale) or `"branch"` (both); None for ResScale in the later half of
+            the stages and none before, as the official class has it.
         downsampling_norm: norm after the stem and before each later downsampling, over
             the channels and without bias; `"identity"` for none.
+        downsampling_kernel_size: int. Kernel of the convolutions of stride 2 between
+            stages, in pixels.
+        downsampling_padding: int. Zeros on every side of their inputs, in pixels.
     """
 
+    residual_scaling: str | Sequence[str] | None = None
     stem_kernel_size: int = 7
     stem_strides: int = 4
     stem_padding: int = 2
     downsampling_norm: Any = "layer_norm"
+    downsampling_kernel_size: int = 3
+    downsampling_padding: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,20 +95,25 @@ class MetaFormerArguments(ModelArguments, MetaFormerOptions, Stages):
     )
     #: Whether a class token goes through the blocks, and is what the head sees.
     class_token: ClassVar[bool] = False
-    #: Where learned positions start: at zero in PoolFormer's code.
-    position_initializer: ClassVar[Any] = "zeros"
+    depths: Sequence[int] = (2, 2, 6, 2)
+    widths: Sequence[int] = (64, 128, 320, 512)
     name: str | None = "metaformer"
 
     def __post_init__(self) -> None:
         ModelArguments.__post_init__(self)
         check_stages(self.depths, self.widths)
-        for name in ("stem_kernel_size", "stem_strides"):
+        for name in ("stem_kernel_size", "stem_strides", "downsampling_kernel_size"):
             positive_integer(name, getattr(self, name))
-        if self.stem_padding < 0:
-            raise ValueError(
-                "`stem_padding` must not be negative. "
-                f"Received: stem_padding={self.stem_padding}"
-            )
+        for name in ("stem_padding", "downsampling_padding"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"`{name}` must not be negative. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
+        if self.residual_scaling is None:
+            later = len(self.depths) // 2
+            scaling = ("none",) * (len(self.depths) - later) + ("residual",) * later
+            object.__setattr__(self, "residual_scaling", scaling)
         _ = self.blocks  # Wrong ones are refused here.
 
     @functools.cached_property
@@ -109,10 +121,29 @@ class MetaFormerArguments(ModelArguments, MetaFormerOptions, Stages):
         """What the blocks of each stage are made of."""
         return per_stage(BlockConfig, self, len(self.depths))
 
+    def why_idle(self, name: str, value: Any, default: Any) -> str | None:
+        if name in ("downsampling_kernel_size", "downsampling_padding"):
+            return None if len(self.depths) > 1 else "one stage is not downsampled"
+        if name == "norm_epsilon":
+            norms = [block.norm for block in self.blocks]
+            norms += [self.downsampling_norm, self.output_norm]
+            has_epsilon = any(norm in WITH_EPSILON for norm in _names_in(norms))
+            return None if has_epsilon else "none of the norms has one of its name"
+        if name in _BLOCK_FIELDS:
+            return why_idle(self.blocks, name, value, default)
+        return super().why_idle(name, value, default)
+
     @property
     def total_stride(self) -> int:
         """Pixels of the image for each position of the last stage's map."""
         return self.stem_strides * 2 ** (len(self.depths) - 1)
+
+
+def _names_in(specs: list[Any]) -> list[str]:
+    return [spec for spec in specs if isinstance(spec, str)]
+
+
+_BLOCK_FIELDS = frozenset(field.name for field in dataclasses.fields(BlockConfig))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +173,16 @@ def build_metaformer(
         for block in blocks
     )
     image, x = image_input(arguments, images, arguments.total_stride, fixed_size)
-    rates = linear_rates(arguments.stochastic_depth_rate, sum(arguments.depths))
+    rates = arguments.depth_rates(sum(arguments.depths))
+    start = initialization_of(arguments.initialization)
     position = 0
     for stage, depth in enumerate(arguments.depths):
-        x = _downsampling(arguments, stage)(x)
+        x = _downsampling(arguments, stage, x.shape[-1])(x)
         if arguments.class_token:
-            x = ClassToken(truncated_normal(), name="class_token")(x)
+            x = ClassToken(another(start.positions), name="class_token")(x)
         if blocks[stage].position_embedding:
             x = PositionEmbedding(
-                arguments.position_initializer,
+                another(start.positions),
                 name=arguments.names.positions.format(stage=stage),
             )(x)
         for index in range(depth):
@@ -176,12 +208,15 @@ def _check_takes_a_class_token(block: Any) -> None:
             )
 
 
-def _downsampling(arguments: MetaFormerArguments, stage: int) -> Downsampling:
+def _downsampling(
+    arguments: MetaFormerArguments, stage: int, channels: int
+) -> Downsampling:
     width, norm = arguments.widths[stage], None
     if arguments.downsampling_norm not in (None, "identity"):
         norm = make_norm(
             arguments.downsampling_norm, use_bias=False, epsilon=arguments.norm_epsilon
         )
+    start = initialization_of(arguments.initialization)
     if stage == 0:
         return Downsampling(
             width,
@@ -189,10 +224,17 @@ def _downsampling(arguments: MetaFormerArguments, stage: int) -> Downsampling:
             arguments.stem_strides,
             arguments.stem_padding,
             post_norm=norm,
+            **start.of_embedding(arguments.stem_kernel_size, channels),
             name=arguments.names.stem,
         )
     return Downsampling(
-        width, **_DOWNSAMPLING, pre_norm=norm, name=f"stage_{stage}_downsampling"
+        width,
+        arguments.downsampling_kernel_size,
+        2,
+        arguments.downsampling_padding,
+        pre_norm=norm,
+        **start.of_embedding(arguments.downsampling_kernel_size, channels),
+        name=f"stage_{stage}_downsampling",
     )
 
 
@@ -289,6 +331,9 @@ class IsotropicArguments(ModelArguments, IsotropicOptions, _Patches):
             positive_integer(name, getattr(self, name))
         self.one_stage()
 
+    def why_idle(self, name: str, value: Any, default: Any) -> str | None:
+        return self.one_stage().why_idle(name, value, default)
+
     def one_stage(self) -> MetaFormerArguments:
         """The same as a hierarchical model of one stage, whose stem makes patches."""
         shared = {
@@ -312,7 +357,6 @@ class _OneStage(MetaFormerArguments):
     names = _LayerNames(
         "patch_embedding", "position_embedding", "block_{index}", "blocks"
     )
-    position_initializer = truncated_normal()
 
 
 class _OneStageWithClassToken(_OneStage):

@@ -141,6 +141,32 @@ def _copied(array: np.ndarray, dtype: str) -> np.ndarray:
     return np.array(array, np.dtype(getattr(ml_dtypes, dtype, dtype)), order="C")
 
 
+def token_resizer(
+    model: keras.Model, resize_tokens: bool | Sequence[int], warned: dict[str, None]
+) -> Any:
+    """What makes weights of `TokenLinear` fit a model; None if that is not asked for.
+
+    Args:
+        model: that weights are loaded into.
+        resize_tokens: as in `port_weights`.
+        warned: gets what there is to warn of, as keys.
+
+    Returns:
+        `(layer, variable, array) -> array`.
+    """
+    image_size = _image_size(resize_tokens)
+    if image_size is None:
+        return None
+
+    def resized(layer: TokenLinear, variable: Any, array: np.ndarray) -> np.ndarray:
+        slot = WeightSlot(variable.path, variable, layer)
+        array, change = _resized(model, slot, array, image_size)
+        warned.update(change)
+        return array
+
+    return resized
+
+
 def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
     """Of the images that token matrices are for; `(1, 1)` is any square."""
     if isinstance(resize_tokens, bool):
