@@ -88,6 +88,7 @@ from keras_metaformer.applications.resmlp import (
 )
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
+from keras_metaformer.models.ffnet import FFNet as FFNet
 from keras_metaformer.models.metaformer import (
     IsotropicMetaFormer as IsotropicMetaFormer,
     MetaFormer as MetaFormer,
