@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metaformer.arrays import to_numpy
+
 
 class WeightAverage:
     """The average of a model's weights: `average = decay * average + (1 - decay) * w`.
@@ -47,7 +49,7 @@ class WeightAverage:
         self._move: Callable[[], None] | None = None
         self.variables = [
             keras.Variable(
-                ops.convert_to_numpy(weight),
+                to_numpy(weight),
                 dtype=_dtype_of_average(weight.dtype),
                 trainable=False,
                 name="average",
@@ -68,8 +70,8 @@ class WeightAverage:
         self._move()
 
     def get(self) -> list[np.ndarray]:
-        """The averages as arrays, in the order of `model.weights`."""
-        return [ops.convert_to_numpy(variable) for variable in self.variables]
+        """Copies of the averages as arrays, in the order of `model.weights`."""
+        return [np.array(to_numpy(variable)) for variable in self.variables]
 
     def set(self, arrays: Sequence[np.ndarray]) -> None:
         """Takes averages that `get` returned before.

@@ -100,7 +100,7 @@ class Distiller(keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        base = super().compute_loss(
+        base: Any = super().compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
         if not training:
@@ -118,7 +118,8 @@ class Distiller(keras.Model):
             each = each * self.temperature**2
         if sample_weight is not None:
             each = each * ops.cast(sample_weight, each.dtype)
-        return (1.0 - self.alpha) * base + self.alpha * ops.mean(each)
+        taught_loss: Any = ops.mean(each)
+        return (1.0 - self.alpha) * base + self.alpha * taught_loss
 
 
 def _logits(outputs, are_probabilities: bool):
