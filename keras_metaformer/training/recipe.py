@@ -519,10 +519,10 @@ def load_recipe(
     (32, 0.008)
 
     Args:
-        name_or_path: Name of `list_recipes`, of a file of the package for several
+        name_or_path: name of `list_recipes`, of a file of the package for several
             models with `model_name` (`"caformer"`), or path of a `.toml` file.
-        model_name: Constructor's name; None for the recipe's own model.
-        overrides: Values of fields, as they are or as text.
+        model_name: constructor's name; None for the recipe's own model.
+        overrides: values of fields, as they are or as text.
 
     Raises:
         ValueError: if there is no such recipe or field, or a value is out of range.
@@ -654,9 +654,9 @@ def build_optimizer(recipe: Recipe, model: Any, updates_per_epoch: int):
     weight decay, and which part of the rate each is trained at.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The model, with what is frozen frozen.
-        updates_per_epoch: Updates of the weights in an epoch,
+        recipe: of `load_recipe`.
+        model: the model, with what is frozen frozen.
+        updates_per_epoch: updates of the weights in an epoch,
             `recipe.updates_per_epoch(images)`.
     """
     from keras_metaformer.training.optimizers import LAMB, AdamW
@@ -694,8 +694,8 @@ def build_loss(recipe: Recipe, model: Any):
     last layer.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The classifier.
+        recipe: of `load_recipe`.
+        model: the classifier.
     """
     import keras
 
