@@ -493,6 +493,36 @@ def test_layer_scale_behind_any_transform(transform):
         _assert_folds(_moderate(keras.Model(image, step(image))), maps)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class _Mixer(layers.Composite):
+    """A user's own: what it begins with and ends in follows from its flow."""
+
+    def __init__(self, twice=False, **kwargs):
+        super().__init__(**kwargs)
+        self.twice = twice
+        self.dense = keras.layers.Dense(8)
+        self.activation = layers.GELU()
+        self.end = self.dense if twice else keras.layers.Dense(8)
+
+    def flow(self, run, x):
+        return run(x, self.dense, self.activation, self.end)
+
+    def get_config(self):
+        return {**super().get_config(), "twice": self.twice}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("twice", [False, True])
+def test_scales_around_a_mixer_of_the_users_own(twice):
+    image = keras.Input((8, 8, 8))
+    step = blocks.ResidualBranch(_Mixer(twice), layers.Affine(), "layer")
+    maps = np.random.default_rng(2).normal(size=(2, 8, 8, 8)).astype("float32")
+    merged = _assert_folds(_moderate(keras.Model(image, step(image))), maps)
+    # A layer that is used twice stands at an end once, and elsewhere too.
+    assert (merged.layers[-1].layer_scale is None) != twice
+    assert isinstance(merged.layers[-1].norm, layers.Affine) == twice
+
+
 @pytest.mark.one_backend
 def test_downsampling_between_two_norms():
     image = keras.Input((16, 16, 4))
