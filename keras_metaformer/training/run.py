@@ -172,65 +172,68 @@ def train(
     seconds = None if time_limit is None else parse_seconds(time_limit)
     policy = models.default_policy(dtype)
     folder = _made_folder(Path(output), dry_run)
-    about = read_about(folder.checkpoint) if folder.checkpoint.is_file() else None
-    if model is not None and not isinstance(model, keras.Model):
-        model = _file_or_name(model)
-    given = dict(overrides or {})
-    automatic = given.get("batch_size") == "auto"
-    if automatic:
-        given.pop("batch_size")
+    with folder.taken():
+        about = read_about(folder.checkpoint) if folder.checkpoint.is_file() else None
+        if model is not None and not isinstance(model, keras.Model):
+            model = _file_or_name(model)
+        given = dict(overrides or {})
+        automatic = given.get("batch_size") == "auto"
+        if automatic:
+            given.pop("batch_size")
+            if about is not None:
+                given["batch_size"] = about["config"]["recipe"]["batch_size"]
+        recipe = _resolved(recipe, model, given)
+        model = model or recipe.model or DEFAULT_MODEL
+
+        parts = _open_parts(data, validation, held_out, split, validation_split, seed)
+        report = _checked(parts, about, workers, folder, say)
+        training, held = report.training, report.validation
+        assert held is not None
+        recipe.updates_per_epoch(
+            len(training)
+        )  # an error where there are too few images
+        tag = _weights(weights, recipe, model)
+        if automatic and about is None:
+            from keras_metaformer.training.batch_probe import best_batch_size
+
+            size = best_batch_size(model, recipe, policy, len(training), say)
+            recipe = _resolved(recipe.name, model, {**given, "batch_size": size})
+        config = {
+            "model": _identity(model),
+            "weights": None if tag is None else _identity(tag),
+            "recipe": recipe.to_dict(),
+            "teacher": None if teacher is None else _identity(teacher),
+            "seed": seed,
+            "dtype": policy,
+            "backend": keras.backend.backend(),
+            "deterministic": deterministic,
+            "training_data": _data_identity(training),
+            "validation_data": _data_identity(held),
+        }
         if about is not None:
-            given["batch_size"] = about["config"]["recipe"]["batch_size"]
-    recipe = _resolved(recipe, model, given)
-    model = model or recipe.model or DEFAULT_MODEL
+            check_same(about["config"], config, folder.path)
+            if about["finished"]:
+                return _finished(folder, about, say)
+        if deterministic:
+            _ask_for_determinism()
 
-    parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-    report = _checked(parts, about, workers, folder, say)
-    training, held = report.training, report.validation
-    assert held is not None
-    recipe.updates_per_epoch(len(training))  # an error where there are too few images
-    tag = _weights(weights, recipe, model)
-    if automatic and about is None:
-        from keras_metaformer.training.batch_probe import best_batch_size
-
-        size = best_batch_size(model, recipe, policy, len(training), say)
-        recipe = _resolved(recipe.name, model, {**given, "batch_size": size})
-    config = {
-        "model": _identity(model),
-        "weights": None if tag is None else _identity(tag),
-        "recipe": recipe.to_dict(),
-        "teacher": None if teacher is None else _identity(teacher),
-        "seed": seed,
-        "dtype": policy,
-        "backend": keras.backend.backend(),
-        "deterministic": deterministic,
-        "training_data": _data_identity(training),
-        "validation_data": _data_identity(held),
-    }
-    if about is not None:
-        check_same(about["config"], config, folder.path)
-        if about["finished"]:
-            return _finished(folder, about, say)
-    if deterministic:
-        _ask_for_determinism()
-
-    names = training.class_names
-    classifier = models.start_model(
-        model, recipe, names, weights=tag, dtype=policy, seed=seed
-    )
-    run = _Run(folder, recipe, classifier, training, held, config, say)
-    run.unreadable = [list(pair) for pair in report.unreadable]
-    folder.write_json("config.json", config)
-    folder.write_json("environment.json", environment())
-    return run.train(
-        teacher=teacher,
-        seed=seed,
-        workers=workers,
-        interval=interval,
-        seconds=seconds,
-        callbacks=callbacks,
-        dry_run=dry_run,
-    )
+        names = training.class_names
+        classifier = models.start_model(
+            model, recipe, names, weights=tag, dtype=policy, seed=seed
+        )
+        run = _Run(folder, recipe, classifier, training, held, config, say)
+        run.unreadable = [list(pair) for pair in report.unreadable]
+        folder.write_json("config.json", config)
+        folder.write_json("environment.json", environment())
+        return run.train(
+            teacher=teacher,
+            seed=seed,
+            workers=workers,
+            interval=interval,
+            seconds=seconds,
+            callbacks=callbacks,
+            dry_run=dry_run,
+        )
 
 
 def _finished(

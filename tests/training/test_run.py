@@ -418,3 +418,17 @@ def test_a_model_of_the_list_without_weights(photographs, tmp_path):
     model: Any = keras.saving.load_model(output / "best.keras")
     assert model.input_shape == (None, 32, 32, 3)
     assert model.image_description.includes_preprocessing
+
+
+@pytest.mark.backend_independent
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    (tmp_path / ".checkpoint.0123.tmp.safetensors").touch()
+    with folder.taken():
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        with (
+            pytest.raises(run_folder.ConfigurationError, match="Another process"),
+            run_folder.RunFolder(tmp_path).taken(),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())
