@@ -9,6 +9,7 @@ from keras_metaformer import (
     applications as applications,
     blocks as blocks,
     export as export,
+    features as features,
     layers as layers,
     training as training,
 )
@@ -79,6 +80,8 @@ from keras_metaformer.applications.resmlp import (
     ResMLP36 as ResMLP36,
     ResMLPB24 as ResMLPB24,
 )
+from keras_metaformer.features.embedding import embeddings as embeddings
+from keras_metaformer.features.extractor import feature_extractor as feature_extractor
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
 from keras_metaformer.models.metaformer import (

@@ -41,6 +41,7 @@ ALLOWED = {
         "inference",
         "export",
     },
+    "features": {"layers", "blocks", "models"},
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},
     "training": {"layers", "blocks", "models", "weights", "data", "inference"},

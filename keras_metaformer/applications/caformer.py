@@ -4,9 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import (
     CONVOLUTION_SIZES,
     baseline_family,
@@ -35,22 +33,7 @@ CAFormerS36 = define_variant(FAMILY, "S36", 39_297_102, 7_971_597_312)
 CAFormerM36 = define_variant(FAMILY, "M36", 56_204_878, 13_240_630_656)
 CAFormerB36 = define_variant(FAMILY, "B36", 98_753_614, 23_160_476_160)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "CAFormerB36",

@@ -4,9 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import (
     CONVOLUTION_SIZES,
     baseline_family,
@@ -30,22 +28,7 @@ ConvFormerS36 = define_variant(FAMILY, "S36", 40_012_152, 7_639_683_072)
 ConvFormerM36 = define_variant(FAMILY, "M36", 57_051_640, 12_842_333_568)
 ConvFormerB36 = define_variant(FAMILY, "B36", 99_882_616, 22_629_413_376)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "ConvFormerB36",

@@ -4,9 +4,7 @@ Paper: MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
 Official code: https://github.com/ysj9909/FFNet (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.ffnet import FFNET
 
@@ -41,22 +39,7 @@ FFNet2 = define_variant(FAMILY, "2", 27_208_408, 6_060_932_608, 256)
 FFNet3 = define_variant(FAMILY, "3", 48_817_896, 10_235_590_656, 256)
 FFNet4 = define_variant(FAMILY, "4", 79_868_968, 19_299_278_848, 256)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "FFNet1",

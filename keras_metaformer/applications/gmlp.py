@@ -5,9 +5,7 @@ Weights and configurations: timm, https://github.com/huggingface/pytorch-image-m
 (Apache-2.0); the authors published none
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -36,22 +34,7 @@ GMLPTi16 = define_variant(FAMILY, "Ti16", 5_867_328, 1_328_989_184)
 GMLPS16 = define_variant(FAMILY, "S16", 19_422_656, 4_392_060_928)
 GMLPB16 = define_variant(FAMILY, "B16", 73_075_392, 15_720_452_096)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "GMLPB16",

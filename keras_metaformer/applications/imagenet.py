@@ -1,15 +1,45 @@
 """`preprocess_input` and `decode_predictions`, shared by the family modules."""
 
 import warnings
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_metaformer.arrays import to_numpy
+from keras_metaformer.models.families import Family
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.classes import DATASETS, class_names, dataset_of
+
+
+class Preprocessing(Protocol):
+    """The type of every family's `preprocess_input`."""
+
+    def __call__(self, x: Any, data_format: str | None = None) -> Any: ...
+
+
+def preprocessing(family: Family) -> Preprocessing:
+    """The `preprocess_input` of a family's module."""
+
+    def preprocess_input(x: Any, data_format: str | None = None) -> Any:
+        """Pixels 0..255 to what the published weights expect.
+
+        Args:
+            x: NumPy array or tensor `(..., height, width, 3)`, RGB.
+            data_format: None or `"channels_last"`.
+
+        Returns:
+            Float array or tensor of the same shape.
+
+        Raises:
+            ValueError: for channels first, or another number of channels than three.
+        """
+        return normalize(x, family.mean, family.std, data_format)
+
+    preprocess_input.__module__ = f"keras_metaformer.applications.{family.module}"
+    preprocess_input.__qualname__ = "preprocess_input"
+    return preprocess_input
 
 
 def normalize(

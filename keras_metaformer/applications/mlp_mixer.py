@@ -4,9 +4,7 @@ Paper: MLP-Mixer: An all-MLP Architecture for Vision, https://arxiv.org/abs/2105
 Official code: https://github.com/google-research/vision_transformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -49,22 +47,7 @@ MLPMixerL32 = define_variant(FAMILY, "L32", 206_939_264, 11_253_293_056)
 MLPMixerL16 = define_variant(FAMILY, "L16", 208_196_168, 44_547_678_208)
 MLPMixerH14 = define_variant(FAMILY, "H14", 432_350_952, 120_989_911_040)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "MLPMixerB16",

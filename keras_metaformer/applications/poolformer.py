@@ -4,9 +4,7 @@ Paper: MetaFormer Is Actually What You Need for Vision, https://arxiv.org/abs/21
 Official code: https://github.com/sail-sg/poolformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import POOLING_SIZES
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import METAFORMER
@@ -47,22 +45,7 @@ PoolFormerS36 = define_variant(FAMILY, "S36", 30_862_760, 4_972_150_784)
 PoolFormerM36 = define_variant(FAMILY, "M36", 56_172_520, 8_758_788_096)
 PoolFormerM48 = define_variant(FAMILY, "M48", 73_473_448, 11_533_320_192)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "PoolFormerM36",

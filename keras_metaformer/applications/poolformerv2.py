@@ -4,9 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import (
     POOLING_SIZES,
     baseline_family,
@@ -31,22 +29,7 @@ PoolFormerV2S36 = define_variant(FAMILY, "S36", 30_791_216, 4_972_150_784)
 PoolFormerV2M36 = define_variant(FAMILY, "M36", 56_077_168, 8_758_788_096)
 PoolFormerV2M48 = define_variant(FAMILY, "M48", 73_346_056, 11_533_320_192)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "PoolFormerV2M36",

@@ -4,9 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.applications.metaformer_baselines import (
     POOLING_SIZES,
     baseline_family,
@@ -31,22 +29,7 @@ RandFormerS36 = define_variant(FAMILY, "S36", 31_497_110, 5_200_802_816)
 RandFormerM36 = define_variant(FAMILY, "M36", 56_783_062, 9_035_383_296)
 RandFormerM48 = define_variant(FAMILY, "M48", 74_287_248, 11_902_113_792)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "RandFormerM36",

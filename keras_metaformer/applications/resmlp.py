@@ -5,9 +5,7 @@ training, https://arxiv.org/abs/2105.03404
 Official code: https://github.com/facebookresearch/deit (Apache-2.0)
 """
 
-from typing import Any
-
-from keras_metaformer.applications.imagenet import decode_predictions, normalize
+from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -51,22 +49,7 @@ ResMLP24 = define_variant(FAMILY, "24", 30_020_680, 5_961_292_800)
 ResMLP36 = define_variant(FAMILY, "36", 44_690_488, 8_912_845_824)
 ResMLPB24 = define_variant(FAMILY, "B24", 129_138_280, 100_230_739_968)
 
-
-def preprocess_input(x: Any, data_format: str | None = None) -> Any:
-    """Pixels 0..255 to what the published weights expect.
-
-    Args:
-        x: NumPy array or tensor `(..., height, width, 3)`, RGB.
-        data_format: None or `"channels_last"`.
-
-    Returns:
-        Float array or tensor of the same shape.
-
-    Raises:
-        ValueError: for channels first, or another number of channels than three.
-    """
-    return normalize(x, FAMILY.mean, FAMILY.std, data_format)
-
+preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "ResMLP12",

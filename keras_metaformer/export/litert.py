@@ -16,6 +16,8 @@ from keras_metaformer.export.options import GraphOptions, ends_in_softmax
 from keras_metaformer.export.quantize import FORMATS, quantize_file
 from keras_metaformer.export.report import ExportReport
 from keras_metaformer.inference.folding import check_not_quantized
+from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
+from keras_metaformer.models.pyramid_model import description_of
 from keras_metaformer_lite.examples import example_photographs
 from keras_metaformer_lite.litert import files
 from keras_metaformer_lite.litert.errors import ExportError
@@ -65,17 +67,22 @@ def to_litert(
         quantize: None (float32), `"float16"` (half the size; CPU and GPU), `"dynamic"`
             (int8 weights, a quarter of the size; CPU and GPU) or `"int8"` (int8
             weights and activations, for NPUs; needs `calibration_images`).
-        labels: one name per class, written into the file.
-        input_size: `(height, width)` where the model leaves them open, in pixels.
+        labels: one name per class, written into the file; those of the model's
+            `image_description` if not given.
+        input_size: `(height, width)` where the model leaves them open, in pixels;
+            likewise.
         input_type: `"float32"` or `"uint8"`. The latter needs a model that takes
             pixels 0..255, by itself or through `mean` and `std`.
         mean: per channel, of pixels 0..1. With `std` the file takes pixels 0..255 and
             normalises them itself. Not for a model that does so already
-            (`include_preprocessing=True`).
+            (`include_preprocessing=True`). If not given, those of the model's
+            `image_description` where that names the classes, as published weights and
+            training leave it.
         std: likewise the standard deviation.
         output: `"model"` (what the model gives), `"probabilities"` or `"logits"`.
         transform: `crop_fraction`, `interpolation` and `squash` of the model's
-            `EvaluationTransform`, for `LiteRTModel`.
+            `EvaluationTransform`, for `LiteRTModel`; those of the model's
+            `image_description` if not given.
         calibration_images: for `"int8"`, some dozens of images as the file takes them:
             array `(number, height, width, channels)`.
         images: likewise, to compare the file with the model on. If not given, the
@@ -104,6 +111,20 @@ def to_litert(
     files.check_file(path)
     if report_path is not None:
         files.check_file(Path(report_path), "report_path")
+    description = description_of(model)
+    if description is not None:
+        settings = description.transform
+        labels = description.names() if labels is None else labels
+        transform = transform or {
+            "crop_fraction": settings.crop_fraction,
+            "interpolation": settings.interpolation,
+            "squash": settings.squash,
+        }
+        if input_size is None and None in model.input_shape[1:3]:
+            input_size = (settings.resolution, settings.resolution)
+        is_named = description.class_names is not None
+        if is_named and not description.includes_preprocessing and mean is std is None:
+            mean, std = settings.mean, settings.std
     options = _graph_options(model, input_size, mean, std, output)
     check_not_quantized(model, "export it (`quantize=` rounds the file's weights)")
     takes_pixels = options.mean is not None or _has_preprocessing(model)
@@ -121,6 +142,9 @@ def to_litert(
         compared, source = calibration, "the calibration's"
     if compared is None:
         compared, source = example_images(options.input_shape, takes_pixels)
+    if takes_pixels:
+        for given in (calibration_images, images):
+            warn_of_unexpected_pixels(given, "pixels")
     if input_type == "uint8":
         compared = np.clip(np.rint(compared), 0, 255)
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_metaformer.export.graph import Value, is_traced, lower, lower_model
+from keras_metaformer.export.lowering import Value, is_traced, lower, lower_model
 from keras_metaformer.export.options import (
     SIGNATURE,
     GraphOptions,

@@ -34,6 +34,7 @@ from keras_metaformer.layers import (
     SquaredReLU,
     StarReLU,
 )
+from keras_metaformer.models.nodes import nodes_of
 
 LINEAR = (
     keras.layers.Dense,
@@ -413,26 +414,28 @@ def _fold_norms_before_pooling(model: Any) -> dict[str, keras.layers.Layer]:
 
 def _linear_after(norm: Any, model: Any) -> Any:
     """The linear layer that alone makes use of a norm's output, or None."""
-    # Operations are layers and what has no weights, such as the sum of two tensors.
-    operations = getattr(model, "operations", model.layers)
-    nodes = [node for operation in operations for node in operation._inbound_nodes]
+    # Layers may be in other models too: what counts are the calls of this one.
+    nodes = nodes_of(model)
     results = {id(tensor) for tensor in model.outputs}
     layer = norm
     while True:
-        if len(layer._inbound_nodes) != 1 or id(layer.output) in results:
+        calls = [node for node in nodes if node.operation is layer]
+        if len(calls) != 1 or calls[0].arguments.kwargs.get("training"):
             return None
-        if any(node.arguments.kwargs.get("training") for node in layer._inbound_nodes):
+        (output,) = calls[0].outputs
+        if id(output) in results:
             return None
         users = [
             node.operation
             for node in nodes
-            if any(tensor is layer.output for tensor in node.input_tensors)
+            if any(tensor is output for tensor in node.input_tensors)
         ]
         if len(users) != 1:
             return None
         layer = users[0]
         if type(layer) is keras.layers.Dense:
-            return layer if len(layer._inbound_nodes) == 1 else None
+            calls = [node for node in nodes if node.operation is layer]
+            return layer if len(calls) == 1 else None
         if type(layer) not in (
             keras.layers.GlobalAveragePooling2D,
             keras.layers.Dropout,

@@ -15,7 +15,12 @@ from keras_metaformer.layers.stochastic_depth import StochasticDepth
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 
 #: What may be changed on a part after it was made, with the value that a new one has.
-_DEFAULTS = {"quantization_config": None, "lora_rank": None, "lora_alpha": None}
+_DEFAULTS = {
+    "quantization_config": None,
+    "lora_rank": None,
+    "lora_alpha": None,
+    "trainable": True,
+}
 
 
 class LayerWithParts(keras.layers.Layer):
@@ -27,8 +32,8 @@ class LayerWithParts(keras.layers.Layer):
 
     The config holds the arguments of the constructor, and with `parts` what was changed
     since on the parts that the layer made by itself: their dtype policies, which
-    `keras.Model.quantize` sets, and LoRA's ranks. Parts that are arguments carry
-    their own.
+    `keras.Model.quantize` sets, LoRA's ranks, and whether they are trained. Parts that
+    are arguments carry their own.
 
     Args:
         parts: what to change on parts, by their names, as `get_config` writes it.

@@ -12,6 +12,15 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def whole_number(name: str, value) -> int:
+    """`value` as an int of at least 0, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def odd_integer(name: str, value) -> int:
     """`value` as a positive odd int, or a ValueError that names the argument."""
     if positive_integer(name, value) % 2 == 0:

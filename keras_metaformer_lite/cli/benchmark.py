@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer_lite.cli.chosen import chosen_model
+from keras_metaformer_lite.cli.chosen import chosen_model_or_file
 from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
@@ -134,11 +134,8 @@ def _forms(patterns: list[str] | None) -> list[str]:
 
 def _model(text: str) -> str:
     """The name of a constructor, or the path of a file."""
-    if text.endswith(".keras"):
-        if not Path(text).is_file():
-            stop(f"There is no such file. Received: model={text!r}", USAGE)
-        return text
-    return chosen_model(text).name
+    chosen = chosen_model_or_file(text, ".keras")
+    return text if isinstance(chosen, Path) else chosen.name
 
 
 def _rows(outcomes: list[Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,20 @@ def chosen_model(name: str) -> ListedModel:
         stop(error, USAGE)
 
 
+def chosen_model_or_file(name: str, *suffixes: str) -> ListedModel | Path:
+    """The model or the file of `--model`, or the program ends.
+
+    Args:
+        name: of the list, or a path that ends in one of the suffixes.
+        *suffixes: such as `".keras"`.
+    """
+    if Path(name).suffix.lower() not in suffixes:
+        return chosen_model(name)
+    if not Path(name).is_file():
+        stop(f"There is no such file. Received: model={name!r}", USAGE)
+    return Path(name)
+
+
 def chosen_weights(model: ListedModel, weights: str | None) -> str:
     """The tag or file of `--weights`, the model's default tag, or the program ends."""
     tags = catalogue.list_weights(model.name)

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from keras_metaformer_lite.cli.chosen import chosen_model, chosen_weights
+from keras_metaformer_lite.cli.chosen import chosen_model_or_file
+from keras_metaformer_lite.cli.loading import check_weights_of, load_described
 from keras_metaformer_lite.cli.output import (
     FAILED,
     USAGE,
@@ -36,7 +36,9 @@ def classify(
     model: Annotated[
         str | None,
         typer.Option(
-            help="A name of `keras-metaformer list`.", show_default=DEFAULT_MODEL
+            help="A name of `keras-metaformer list`, or a .keras or .tflite file, "
+            "which knows its images and classes by itself.",
+            show_default=DEFAULT_MODEL,
         ),
     ] = None,
     weights: Annotated[
@@ -54,13 +56,13 @@ def classify(
         Path | None,
         typer.Option(
             help="A file of `keras-metaformer export`, run by LiteRT, with its own "
-            "labels; in place of --model, --weights and --classes."
+            "labels; the same as --model with that file."
         ),
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 5,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Name the most probable classes of images: ImageNet's, or an exported file's.
+    """Name the most probable classes of images: ImageNet's, or a file's own.
 
     An image that cannot be read is reported, and the others go on; the exit code is
     then 1.
@@ -71,11 +73,19 @@ def classify(
 
         keras-metaformer classify photos/ "more/*.png" --model ConvFormerS18 --json
 
-        keras-metaformer classify photos/ --tflite caformer.tflite
+        keras-metaformer classify photos/ --model mine.keras
+
+        keras-metaformer classify photos/ --model caformer.tflite
     """
     from keras_metaformer_lite.images import ImageError, expand_images
 
-    if tflite is not None:
+    chosen: ListedModel | Path
+    if tflite is None:
+        chosen = chosen_model_or_file(model or DEFAULT_MODEL, ".keras", ".tflite")
+        weights = check_weights_of(chosen, weights, classes)
+        is_exported = isinstance(chosen, Path) and chosen.suffix.lower() == ".tflite"
+    else:
+        chosen, is_exported = tflite, True
         given = {"--model": model, "--weights": weights, "--classes": classes}
         others = [option for option, value in given.items() if value is not None]
         if others:
@@ -88,12 +98,11 @@ def classify(
         files = expand_images(images)
     except (ImageError, OSError, ValueError) as error:
         stop(error, USAGE)
-    if tflite is not None:
-        classifier = _LiteRTClassifier.load(tflite)
+    if is_exported:
+        assert isinstance(chosen, Path)
+        classifier = _LiteRTClassifier.load(chosen)
     else:
-        listed = chosen_model(model or DEFAULT_MODEL)
-        weights = chosen_weights(listed, weights)
-        classifier = _Classifier(listed, weights, classes)
+        classifier = _Classifier(chosen, weights, classes)
     results = []
     for result in _results(files, classifier.predict, top):
         results.append(result)
@@ -123,50 +132,33 @@ def _results(
 
 @dataclasses.dataclass(frozen=True)
 class _Classifier:
-    """A model with published weights or a file's."""
+    """A model of the list, or of a `.keras` file."""
 
-    listed: ListedModel
-    weights: str
+    model: ListedModel | Path
+    weights: str | None
     classes: int | None
 
     @functools.cached_property
     def _loaded(self) -> tuple[Any, Any, Any]:
-        """The model, how it wants its images, and its classes' names.
+        """The model, the description of its images, and its classes' names.
 
         Not before there is an image to classify: it may take a minute. Ends the program
         where the weights cannot be loaded.
         """
-        import keras_metaformer
-        from keras_metaformer.weights.transforms import transforms_for
-        from keras_metaformer_lite.classes import class_names
-        from keras_metaformer_lite.images import EvaluationTransform
-        from keras_metaformer_lite.weights import catalogue
-
-        name = self.listed.name
-        options = {} if self.classes is None else {"classes": self.classes}
-        try:
-            with warnings.catch_warnings():
-                # A classifier that starts at random names nothing.
-                warnings.filterwarnings("error", message="Loaded the weights .* except")
-                constructor = getattr(keras_metaformer, name)
-                model = constructor(weights=self.weights, **options)
-        except (OSError, ValueError, UserWarning) as error:
-            stop(error, WEIGHTS)
-        published = self.weights in catalogue.list_weights(name)
-        tag = self.weights if published else catalogue.default_tag(name)
-        transform = (
-            EvaluationTransform(self.listed.resolution)
-            if tag is None
-            else transforms_for(name, tag)
-        )
-        dataset = {1000: "imagenet", 21841: "imagenet21k"}.get(model.output_shape[-1])
-        return model, transform, class_names(dataset) if dataset else None
+        model, description = load_described(self.model, self.weights, self.classes)
+        if description.output == "features":
+            stop("The model has no classes, so it cannot classify", WEIGHTS)
+        names = description.names()
+        if names is None:
+            return model, description, None
+        identifiers = description.identifiers() or [None] * len(names)
+        return model, description, list(zip(identifiers, names, strict=True))
 
     def predict(self, picture: Any, top: int) -> dict[str, Any]:
         """The best classes of one image, best first."""
-        model, transform, names = self._loaded
-        batch = transform(picture)[np.newaxis]
-        return _best(model.predict_on_batch(batch)[0], names, top)
+        model, description, names = self._loaded
+        outputs = model.predict_on_batch(description.prepare(picture)[np.newaxis])
+        return _best(description.probabilities(outputs)[0], names, top)
 
 
 @dataclasses.dataclass(frozen=True)

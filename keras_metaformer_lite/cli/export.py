@@ -1,15 +1,14 @@
 """`keras-metaformer export`: a model as a file for phones and browsers."""
 
-import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from keras_metaformer_lite.cli.chosen import chosen_model, chosen_target, chosen_weights
-from keras_metaformer_lite.cli.output import FAILED, USAGE, WEIGHTS, print_rich, stop
-from keras_metaformer_lite.listing import ListedModel
+from keras_metaformer_lite.cli.chosen import chosen_model_or_file, chosen_target
+from keras_metaformer_lite.cli.loading import check_weights_of, load_described
+from keras_metaformer_lite.cli.output import FAILED, USAGE, print_rich, stop
 
 
 class Quantize(StrEnum):
@@ -38,7 +37,8 @@ class Output(StrEnum):
 def export(
     output: Annotated[Path, typer.Option(help="The .tflite file to write.")],
     model: Annotated[
-        str, typer.Option(help="A name of `keras-metaformer list`.")
+        str,
+        typer.Option(help="A name of `keras-metaformer list`, or a .keras file."),
     ] = "CAFormerS18",
     weights: Annotated[
         str | None,
@@ -53,7 +53,7 @@ def export(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="A text file with one label a line; ImageNet's names if left out."
+            help="A text file with one label a line; the model's own if left out."
         ),
     ] = None,
     quantize: Annotated[
@@ -82,19 +82,22 @@ def export(
 ) -> None:
     """Export a model to a LiteRT (TFLite) file, and check the file against it.
 
-    The file takes pixels 0..255 and has its labels inside.
+    The file takes pixels 0..255 and has its labels inside. A .keras file says itself
+    how its images are prepared, and what its classes are called.
 
     Examples:
 
         keras-metaformer export --model ConvFormerS18 --output convformer.tflite
 
+        keras-metaformer export --model mine.keras --output mine.tflite
+
         keras-metaformer export --output small.tflite --quantize dynamic
     """
     from keras_metaformer_lite.images import ImageError, expand_images
 
-    listed = chosen_model(model)
-    if weights != "random":
-        weights = chosen_weights(listed, weights)
+    chosen = chosen_model_or_file(model, ".keras")
+    if weights != "random" or isinstance(chosen, Path):
+        weights = check_weights_of(chosen, weights, classes)
     for path in (output, report):
         if path is not None:
             chosen_target(path)
@@ -111,8 +114,12 @@ def export(
 
     from keras_metaformer.export import ExportError, to_litert
 
-    built, transform, default_labels = _build(listed, weights, classes)
-    names = default_labels if own_labels is None else own_labels
+    own = {} if isinstance(chosen, Path) else {"include_preprocessing": True}
+    built, description = load_described(chosen, weights, classes, **own)
+    transform = description.transform
+    normalisation = {}
+    if not description.includes_preprocessing:
+        normalisation = {"mean": transform.mean, "std": transform.std}
     try:
         pixels = None if files is None else _read_images(files, transform)
     except (ImageError, OSError) as error:
@@ -122,14 +129,10 @@ def export(
             built,
             output,
             None if quantize is Quantize.none else quantize.value,
-            labels=names,
+            labels=description.names() if own_labels is None else own_labels,
+            **normalisation,
             input_type=input_type.value,
             output=gives.value,
-            transform={
-                "crop_fraction": transform.crop_fraction,
-                "interpolation": transform.interpolation,
-                "squash": transform.squash,
-            },
             calibration_images=pixels,
             allow_inexact=allow_inexact,
             report_path=report,
@@ -140,40 +143,6 @@ def export(
     except ValueError as error:
         stop(error, USAGE)
     print_rich(result)
-
-
-def _build(listed: ListedModel, weights: str, classes: int | None) -> Any:
-    """The model with its preprocessing, its transform and its labels."""
-    import keras_metaformer
-    from keras_metaformer.weights.transforms import transforms_for
-    from keras_metaformer_lite.classes import class_names
-    from keras_metaformer_lite.images import EvaluationTransform
-    from keras_metaformer_lite.weights import catalogue
-
-    constructor = getattr(keras_metaformer, listed.name)
-    default = catalogue.default_tag(listed.name)
-    options = {} if classes is None else {"classes": classes}
-    try:
-        with warnings.catch_warnings():
-            # A classifier that starts at random is nothing to export.
-            warnings.filterwarnings("error", message="Loaded the weights .* except")
-            model = constructor(
-                weights=None if weights == "random" else weights,
-                include_preprocessing=True,
-                **options,
-            )
-    except (OSError, ValueError, UserWarning) as error:
-        stop(error, WEIGHTS)
-    published = weights in catalogue.list_weights(listed.name)
-    tag = weights if published else default
-    transform = (
-        EvaluationTransform(listed.resolution)
-        if tag is None
-        else transforms_for(listed.name, tag)
-    )
-    dataset = {1000: "imagenet", 21841: "imagenet21k"}.get(model.output_shape[-1])
-    names = None if dataset is None else [name for _, name in class_names(dataset)]
-    return model, transform, names
 
 
 def _read_labels(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from keras_metaformer_lite.cli.output import print_json
+from keras_metaformer_lite.cli.output import FAILED, USAGE, print_json, say, stop
 from keras_metaformer_lite.weights import cache, catalogue
 
 app = typer.Typer(
@@ -43,15 +43,14 @@ WithSource = Annotated[
 
 
 def _explained(command: Callable[P, R]) -> Callable[P, R]:
-    """Makes errors of the user, the network and the disk one line, and status 1."""
+    """Makes errors of the network and the disk one line, and status 1."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
         except (ValueError, OSError) as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1) from error
+            stop(error, FAILED)
 
     return run
 
@@ -64,11 +63,12 @@ def list_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the published weights, one a line."""
+    chosen = _chosen(name, tag)
     if json:
         rows = [
             dataclasses.asdict(checkpoint)
             | {"cached": cache.cached_source(checkpoint) is not None}
-            for checkpoint in _chosen(name, tag)
+            for checkpoint in chosen
         ]
         print_json(rows)
         return
@@ -76,7 +76,7 @@ def list_(
     typer.echo(
         line.format("name", "tag", "resolution", "classes", "top-1", "parameters", "")
     )
-    for checkpoint in _chosen(name, tag):
+    for checkpoint in chosen:
         typer.echo(
             line.format(
                 checkpoint.constructor,
@@ -159,16 +159,22 @@ def clear(
 def _chosen(name: str | None, tag: str | None) -> tuple[catalogue.Checkpoint, ...]:
     if name is None:
         return catalogue.all_checkpoints()
-    if tag is None:
-        return catalogue.for_constructor(name)
-    return (catalogue.find(name, tag),)
+    try:
+        if tag is None:
+            return catalogue.for_constructor(name)
+        return (catalogue.find(name, tag),)
+    except ValueError as error:
+        stop(error, USAGE)
 
 
 def _one(name: str, tag: str | None) -> catalogue.Checkpoint:
-    tag = tag or catalogue.default_tag(name)
-    if tag is None:
-        raise ValueError(f"Nobody published weights for it. Received: name={name!r}")
-    return catalogue.find(name, tag)
+    try:
+        tag = tag or catalogue.default_tag(name)
+        if tag is not None:
+            return catalogue.find(name, tag)
+    except ValueError as error:
+        stop(error, USAGE)
+    stop(f"Nobody published weights for it. Received: name={name!r}", USAGE)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -215,8 +215,8 @@ def open_source(
     if isinstance(spec, Source):
         if class_names is not None and tuple(class_names) != spec.class_names:
             raise DataError(
-                f"The source has other classes: {_some(spec.class_names)}. "
-                f"Received: class_names={_some(class_names)}"
+                f"The source has other classes: {some(spec.class_names)}. "
+                f"Received: class_names={some(class_names)}"
             )
         return spec
     if isinstance(spec, (tuple, list)) and len(spec) == 2:
@@ -318,7 +318,7 @@ def _open_folder(root: Path, class_names: Sequence[str] | None) -> Source:
     outside = [name for name in folders if name not in names]
     if outside:
         raise DataError(
-            f"The folders {_some(outside)} are none of the classes {_some(names)}."
+            f"The folders {some(outside)} are none of the classes {some(names)}."
             f"{question(outside[0], names)} {received}"
         )
     paths, labels = [], []
@@ -365,7 +365,7 @@ def _open_npz(path: Path, class_names: Sequence[str] | None) -> Source:
     if not {"images", "labels"} <= set(arrays):
         raise DataError(
             "Expected the arrays `images` and `labels` in the file. "
-            f"{received} with {_some(sorted(arrays))}"
+            f"{received} with {some(sorted(arrays))}"
         )
     if class_names is None and "class_names" in arrays:
         class_names = [str(name) for name in arrays["class_names"]]
@@ -396,7 +396,7 @@ def _open_table(
         if empty:
             raise DataError(
                 f"Expected a {what} in every row; {len(empty)} rows have none: "
-                f"{_some(empty)}. {received}"
+                f"{some(empty)}. {received}"
             )
     labels, names = _labels_of(given_labels, class_names, received)
     folder = path.parent
@@ -459,7 +459,7 @@ def _column(
     if given is not None:
         if given not in columns:
             raise DataError(
-                f"There is no column {given!r} of {_some(columns)}."
+                f"There is no column {given!r} of {some(columns)}."
                 f"{question(given, columns)} {received}, {what}={given!r}"
             )
         return given
@@ -469,7 +469,7 @@ def _column(
                 return column
     raise DataError(
         f"Expected a column {', '.join(known)}, or its name in `{what}`. "
-        f"{received} with the columns {_some(columns)}"
+        f"{received} with the columns {some(columns)}"
     )
 
 
@@ -493,7 +493,7 @@ def _labels_of(
     outside = sorted(distinct - set(positions))
     if outside:
         raise DataError(
-            f"The labels {_some(outside)} are none of the classes {_some(names)}."
+            f"The labels {some(outside)} are none of the classes {some(names)}."
             f"{question(outside[0], names)} {received}"
         )
     return np.array([positions[text] for text in texts], "int64"), names
@@ -514,12 +514,12 @@ def _checked_labels(
     if len(outside):
         raise DataError(
             f"Labels must be from 0 to {len(class_names) - 1}, for the "
-            f"{len(class_names)} classes. Received: labels {_some(outside.tolist())}"
+            f"{len(class_names)} classes. Received: labels {some(outside.tolist())}"
         )
     return labels.astype("int64")
 
 
-def _some(values: Sequence[Any]) -> str:
+def some(values: Sequence[Any]) -> str:
     """The first few of many, for messages."""
     values = list(values)
     text = ", ".join(map(repr, values[:_SHOWN]))

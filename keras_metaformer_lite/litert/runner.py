@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_metaformer_lite.description import ImageDescription
 from keras_metaformer_lite.images import EvaluationTransform, load_image
 from keras_metaformer_lite.litert.errors import ModelFileError
 from keras_metaformer_lite.litert.metadata import About, read_about, read_labels
@@ -96,6 +97,18 @@ class LiteRTModel:
                 Path(weight_cache),
                 lambda cache: _CompiledModel(content, num_threads, cache),
             )
+
+    @property
+    def image_description(self) -> ImageDescription | None:
+        """How the model wants its images, or None where they are no photographs."""
+        if self._transform is None or not self.takes_pixels:
+            return None
+        return ImageDescription(
+            self._transform,
+            includes_preprocessing=True,
+            output=self.gives or "logits",
+            class_names=None if self.labels is None else tuple(self.labels),
+        )
 
     def predict(self, images: Any) -> np.ndarray:
         """The model's output for each image.

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from keras_metaformer_lite.images import EvaluationTransform
-from keras_metaformer_lite.names import question
+from keras_metaformer_lite.names import question, simplify
 
 Source = Literal["auto", "official"]
 
@@ -148,22 +148,21 @@ def all_checkpoints() -> tuple[Checkpoint, ...]:
 def _canonical(constructor: str) -> str:
     """Returns the constructor's name in its own spelling."""
     checkpoints, unpublished = _load()
-    names = {c.constructor.lower(): c.constructor for c in checkpoints}
-    names |= {name.lower(): name for name in unpublished}
-    if constructor.lower() not in names:
-        hint = question(constructor, names.values())
+    names = [*(checkpoint.constructor for checkpoint in checkpoints), *unpublished]
+    simple = {simplify(name): name for name in names}
+    if simplify(constructor) not in simple:
         raise ValueError(
-            f"Not a constructor of this package.{hint} "
+            f"Not a constructor of this package.{question(constructor, names)} "
             f"Received: constructor={constructor!r}"
         )
-    return names[constructor.lower()]
+    return simple[simplify(constructor)]
 
 
 def for_constructor(constructor: str) -> tuple[Checkpoint, ...]:
     """Returns the checkpoints of one constructor; none for unpublished sizes.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, in any case.
+        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
         ValueError: If there is no such constructor.
@@ -176,7 +175,7 @@ def list_weights(constructor: str) -> list[str]:
     """Returns the tags that the constructor's `weights` argument takes.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, in any case.
+        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
         ValueError: If there is no such constructor.
@@ -188,7 +187,7 @@ def find(constructor: str, tag: str) -> Checkpoint:
     """Returns the checkpoint of a constructor and a tag.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, in any case.
+        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
         tag: Tag such as `"imagenet_384"`.
 
     Raises:
@@ -198,9 +197,10 @@ def find(constructor: str, tag: str) -> Checkpoint:
     for checkpoint in checkpoints:
         if checkpoint.tag == tag:
             return checkpoint
+    tags = [checkpoint.tag for checkpoint in checkpoints]
     raise ValueError(
-        f"{_canonical(constructor)} has no such published weights. "
-        f"Known: {_quoted([c.tag for c in checkpoints])}. Received: weights={tag!r}"
+        f"{_canonical(constructor)} has no such published weights."
+        f"{question(tag, tags)} Known: {_quoted(tags)}. Received: weights={tag!r}"
     )
 
 
@@ -208,7 +208,7 @@ def default_tag(constructor: str) -> str | None:
     """Returns `"imagenet"` where it exists, else the first published tag, else `None`.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, in any case.
+        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
         ValueError: If there is no such constructor.

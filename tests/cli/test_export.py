@@ -1,5 +1,6 @@
 """The command `keras-metaformer export`."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,7 +11,6 @@ from typer.testing import CliRunner
 
 from keras_metaformer.export import LiteRTModel
 from keras_metaformer_lite.cli import app
-from keras_metaformer_lite.images import EvaluationTransform
 from tests.export.models import hierarchical
 
 LABELS = list("abcdefghij")
@@ -20,10 +20,13 @@ LABELS = list("abcdefghij")
 def small_model(monkeypatch):
     """A small model in place of the one asked for."""
     model = hierarchical(include_preprocessing=True)
-    parts = model, EvaluationTransform(64), LABELS
+    model.image_description = dataclasses.replace(
+        model.image_description, class_names=LABELS
+    )
     # By its name in sys.modules: the package has the function under the same name.
     module = sys.modules["keras_metaformer_lite.cli.export"]
-    monkeypatch.setattr(module, "_build", lambda *_: parts)
+    loaded = model, model.image_description
+    monkeypatch.setattr(module, "load_described", lambda *_, **options: loaded)
     return model
 
 

@@ -42,7 +42,10 @@ def test_list():
     assert row.split() == "FFNet3 imagenet_384 384 1000 84.5 48.3 M cached".split()
     assert len(run("list", "ffnet3").stdout.splitlines()) == 1 + 3
     assert len(run("list", "GMLPB16").stdout.splitlines()) == 1
-    assert "FFNet3" in run("list", "FFNet33", status=1).stderr
+    assert len(run("list", "pool_former_s12").stdout.splitlines()) == 1 + 1
+    wrong = run("list", "FFNet33", status=2)
+    assert "FFNet3" in wrong.stderr
+    assert wrong.stdout == ""
 
 
 def test_list_as_json():
@@ -68,8 +71,10 @@ def test_fetch_takes_what_is_placed_by_hand(folder):
 
 
 def test_fetch_of_what_nobody_published():
-    assert "Nobody published" in run("fetch", "GMLPB16", status=1).stderr
-    assert "Known: 'imagenet'" in run("fetch", "FFNet1", "x", status=1).stderr
+    assert "Nobody published" in run("fetch", "GMLPB16", status=2).stderr
+    assert "Known: 'imagenet'" in run("fetch", "FFNet1", "x", status=2).stderr
+    misspelt = run("fetch", "CAFormerS18", "imagenet384", status=2).stderr
+    assert "Did you mean 'imagenet_384'" in misspelt
     run("fetch", "FFNet1", "--source", "elsewhere", status=2)
 
 

@@ -103,7 +103,7 @@ CASES += [(name, (7,)) for name in LAYERS if name not in OF_MAPS]
 
 @pytest.mark.parametrize(("name", "size"), CASES)
 def test_layer(name, size):
-    from keras_metaformer.export.graph import Value, lower
+    from keras_metaformer.export.lowering import Value, lower
 
     if name in ("stem", "strided_convolution") and size == (2, 3):
         size = (7, 8)  # The smallest that their kernels take.
@@ -123,7 +123,7 @@ def test_layer(name, size):
 
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_model(name):
-    from keras_metaformer.export.graph import Value, lower_model
+    from keras_metaformer.export.lowering import Value, lower_model
     from keras_metaformer.inference.folding import fold
 
     model = SMALL_MODELS[name]()
@@ -135,7 +135,7 @@ def test_model(name):
 
 
 def test_classes_with_another_call_are_traced():
-    from keras_metaformer.export.graph import Value, is_traced, lower
+    from keras_metaformer.export.lowering import Value, is_traced, lower
 
     class Halved(keras.layers.Dense):
         def call(self, inputs):
@@ -156,7 +156,7 @@ def test_classes_with_another_call_are_traced():
 
 
 def test_models_that_are_no_plain_graph():
-    from keras_metaformer.export.graph import Value, lower_model
+    from keras_metaformer.export.lowering import Value, lower_model
 
     shared = keras.layers.Dense(8)
     image = keras.Input((4, 4, 8))
@@ -175,7 +175,7 @@ def test_models_that_are_no_plain_graph():
 
 def test_large_scale_next_to_small_one():
     """An offset is not divided by a factor that vanishes."""
-    from keras_metaformer.export.graph import Value, lower
+    from keras_metaformer.export.lowering import Value, lower
 
     layer = layers.DepthwiseConvolution(3)
     layer.build((1, 4, 4, 2))
