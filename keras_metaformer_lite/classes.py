@@ -16,7 +16,7 @@ DATASETS = {
 
 
 def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
-    """Returns the classes of an ImageNet data set, in the order of the outputs.
+    """The classes of an ImageNet data set, in the order of the outputs.
 
     Names are written as in `keras.applications`: the first WordNet lemma with
     underscores for blanks.
@@ -33,7 +33,7 @@ def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
         One `(WordNet identifier, name)` per class.
 
     Raises:
-        ValueError: If the data set is not known.
+        ValueError: if the data set is not known.
     """
     if dataset not in DATASETS:
         raise ValueError(
@@ -44,7 +44,7 @@ def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
 
 
 def dataset_of(classes: int) -> str | None:
-    """Returns the ImageNet data set with so many classes, or None."""
+    """The ImageNet data set with so many classes, or None."""
     for dataset, count in DATASETS.items():
         if count == classes:
             return dataset

@@ -119,7 +119,7 @@ def fold(model: keras.Model) -> keras.Model:
 
 
 def check_not_quantized(model: keras.Model, action: str) -> None:
-    """Raises a ValueError for a model that `quantize` has changed.
+    """Raise a ValueError for a model that `quantize` has changed.
 
     Its layers round their inputs too, each by the largest of them: neither merged
     weights nor another format compute quite the same.

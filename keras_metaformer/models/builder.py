@@ -163,7 +163,7 @@ def _attributes(documented: type) -> dict[str, str]:
 
 @contextmanager
 def dtype_policy(dtype: Any) -> Iterator[None]:
-    """Gives the layers that are made inside a `with` block a dtype policy.
+    """Give the layers that are made inside a `with` block a dtype policy.
 
     Keras holds its policy for each thread apart, so that others see nothing of it.
 

@@ -28,6 +28,12 @@ class LiteRTModel:
     The file may be a stranger's: it is checked before the runtime sees it (`verify`).
     Threads may share a model; they take turns.
 
+    Example:
+
+    >>> model = LiteRTModel("digits.tflite")  # doctest: +SKIP
+    >>> model.classify("seven.png", top=1)  # doctest: +SKIP
+    [[('7', 0.99)]]
+
     Args:
         path: the file.
         num_threads: int. Threads of the CPU.
@@ -48,12 +54,6 @@ class LiteRTModel:
             or no image classifier with one input and one output of static shape, made
             of operators that are known here.
         ImportError: if ai-edge-litert is not installed.
-
-    Example:
-
-    >>> model = LiteRTModel("digits.tflite")  # doctest: +SKIP
-    >>> model.classify("seven.png", top=1)  # doctest: +SKIP
-    [[('7', 0.99)]]
     """
 
     def __init__(
