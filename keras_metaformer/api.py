@@ -60,6 +60,13 @@ from keras_metaformer.applications.poolformer import (
     PoolFormerS24 as PoolFormerS24,
     PoolFormerS36 as PoolFormerS36,
 )
+from keras_metaformer.applications.poolformer_hybrids import (
+    MetaFormerIdS12 as MetaFormerIdS12,
+    MetaFormerPPAAS12 as MetaFormerPPAAS12,
+    MetaFormerPPFFS12 as MetaFormerPPFFS12,
+    MetaFormerPPPAS12 as MetaFormerPPPAS12,
+    MetaFormerPPPFS12 as MetaFormerPPPFS12,
+)
 from keras_metaformer.applications.poolformerv2 import (
     PoolFormerV2M36 as PoolFormerV2M36,
     PoolFormerV2M48 as PoolFormerV2M48,
@@ -84,6 +91,7 @@ from keras_metaformer.features.embedding import embeddings as embeddings
 from keras_metaformer.features.extractor import feature_extractor as feature_extractor
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
+from keras_metaformer.models.ffnet import FFNet as FFNet
 from keras_metaformer.models.metaformer import (
     IsotropicMetaFormer as IsotropicMetaFormer,
     MetaFormer as MetaFormer,

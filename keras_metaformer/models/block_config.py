@@ -36,11 +36,11 @@ class BlockConfig:
 
     Attributes:
         mixer: per stage. The token mixer: `"identity"`, `"random"`, `"pooling"`,
-            `"convolution"`, `"depthwise_separable"`,
-            `"separable_convolution"`, `"self_attention"`, `"token_mlp"`,
-            `"cross_patch_linear"`, `"gated_mlp"`, `"ffnified_attention"`, or a layer of
-            yours that keeps the shape `(batch, height, width, channels)`. Settings of a
-            mixer are given with the layer: heads of 16 channels, say, with
+            `"convolution"`, `"depthwise_separable"`, `"separable_convolution"`,
+            `"self_attention"`, `"token_mlp"`, `"cross_patch_linear"`, `"gated_mlp"`,
+            `"ffnified_attention"`, or a layer of yours that keeps the shape `(batch,
+            height, width, channels)`. Settings of a mixer are given with the layer:
+            heads of 16 channels, say, with
             `km.layers.SelfAttentionMixer(head_dim=16)`.
         activation: per stage. `"star_relu"`, `"squared_relu"`, `"relu"`, `"gelu"`,
             `"gelu_tanh"`, the name of any other activation of Keras such as `"silu"`, a
@@ -62,8 +62,11 @@ class BlockConfig:
             and the token mixers that are MLPs.
         gradient_checkpointing: bool, per stage. Whether training keeps of each residual
             step of the stage its input alone and computes the rest once more for the
-            gradient: less memory for the time of one more forward pass. Not with batch
-            norms or dropout in the blocks.
+            gradient: less memory for the time of one more forward pass, and the same
+            results, with batch norms and dropout too.
+        position_embedding: bool, per stage. Whether a learned vector is added to each
+            position before the blocks of the stage, as before self-attention in
+            PoolFormer's hybrids and vision transformers. It ties the model to one size.
 
     Raises:
         ValueError: if a field is out of range.
@@ -81,6 +84,7 @@ class BlockConfig:
     mlp_ratio: float | Sequence[float | None] | None = None
     mlp_dropout: float | Sequence[float] = 0.0
     gradient_checkpointing: bool | Sequence[bool] = False
+    position_embedding: bool | Sequence[bool] = False
 
     def __post_init__(self) -> None:
         check_residual_scaling(self.residual_scaling)

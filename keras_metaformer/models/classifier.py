@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.class_token import FirstToken
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import ModelArguments
@@ -97,19 +98,21 @@ def _check_image(image: Any, minimum_size: int) -> None:
 def finish(
     arguments: ModelArguments, images: EvaluationTransform, image: Any, features: Any
 ) -> PyramidModel:
-    """Norm, pooling and head on the last map, and the model around them."""
+    """Norm, pooling and head, and the model around them.
+
+    Args:
+        arguments: of the model.
+        images: what the model is for.
+        image: its input.
+        features: the last map, or a sequence of tokens that begins with a class token.
+    """
     norm = make_norm(arguments.output_norm, epsilon=arguments.norm_epsilon)
     norm.name = "output_norm"
-    pooling = "avg" if arguments.include_top else arguments.pooling
-    pool = None
-    if pooling == "avg":
-        pool = keras.layers.GlobalAveragePooling2D(name="average_pool")
-    elif pooling == "max":
-        pool = keras.layers.GlobalMaxPooling2D(name="max_pool")
-    steps = (norm, pool) if arguments.normalize_before_pooling else (pool, norm)
+    pool = _pooling(arguments, has_class_token=len(features.shape) == 3)
+    before = arguments.normalize_before_pooling
     x = features
-    for step in steps:
-        x = x if step is None else step(x)
+    for step in (norm, *pool) if before else (*pool, norm):
+        x = step(x)
     if arguments.include_top:
         x = _head(arguments, x)
     inputs: Any = image
@@ -124,6 +127,29 @@ def finish(
         )
         describe_images(model, arguments, transform)
     return model
+
+
+def _pooling(arguments: ModelArguments, has_class_token: bool) -> list[Any]:
+    """The layers that make one vector an image, or none."""
+    if has_class_token and arguments.include_top:
+        return [FirstToken(name="class_token_output")]
+    pooling = "avg" if arguments.include_top else arguments.pooling
+    if pooling is None:
+        return []
+    average, maximum = (
+        keras.layers.GlobalAveragePooling2D,
+        keras.layers.GlobalMaxPooling2D,
+    )
+    layers = []
+    if has_class_token:
+        layers.append(keras.layers.Cropping1D((1, 0), name="tokens_of_the_image"))
+        average, maximum = (
+            keras.layers.GlobalAveragePooling1D,
+            keras.layers.GlobalMaxPooling1D,
+        )
+    if pooling == "avg":
+        return [*layers, average(name="average_pool")]
+    return [*layers, maximum(name="max_pool")]
 
 
 def describe_images(

@@ -195,5 +195,9 @@ Reference:
 
 
 def snake_case(name: str) -> str:
-    """`"ConvFormerS18"` to `"convformer_s18"`, `"FFNet1"` to `"ffnet_1"`."""
+    """`"ConvFormerS18"` to `"convformer_s18"`, `"FFNet1"` to `"ffnet_1"`.
+
+    `"MetaFormerPPPAS12"` becomes `"metaformer_pppa_s12"`.
+    """
+    name = re.sub(r"^MetaFormer(?=.)", "MetaFormer_", name)
     return re.sub(r"(?:Ti|[SMBLH])?\d+$", r"_\g<0>", name).lower()

@@ -34,6 +34,7 @@ class Initialization:
         embedding_kernel: of stem, patch embedding and downsampling.
         embedding_bias: of the same convolutions, made of the inputs that each unit has.
         classifier_kernel: of the classification layer, whose bias starts at zero.
+        positions: of learned positions, and of a class token.
     """
 
     kernel: Any = dataclasses.field(default_factory=truncated_normal)
@@ -41,6 +42,7 @@ class Initialization:
     embedding_kernel: Any = dataclasses.field(default_factory=truncated_normal)
     embedding_bias: Callable[[int], Any] = _zeros
     classifier_kernel: Any = dataclasses.field(default_factory=truncated_normal)
+    positions: Any = dataclasses.field(default_factory=truncated_normal)
 
     def of_linear(self) -> dict[str, Any]:
         """Arguments of a linear layer in the blocks."""
@@ -69,7 +71,9 @@ INITIALIZATIONS = {
     "metaformer": Initialization(),
     # sail-sg/poolformer and ResMLP leave their convolutions to PyTorch.
     "poolformer": Initialization(
-        embedding_kernel=pytorch_kernel(), embedding_bias=pytorch_bias
+        embedding_kernel=pytorch_kernel(),
+        embedding_bias=pytorch_bias,
+        positions="zeros",
     ),
     # timm's MLP-Mixer and gMLP.
     "mlp_mixer": Initialization(

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from keras_metaformer.blocks.downsampling import Downsampling
+from keras_metaformer.layers.class_token import ClassToken
+from keras_metaformer.layers.initializers import another
 from keras_metaformer.layers.norms.table import WITH_EPSILON, make_norm
+from keras_metaformer.layers.position_embedding import PositionEmbedding
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.arguments import (
     IMAGES,
@@ -31,6 +34,7 @@ class _LayerNames(NamedTuple):
     """What layers are called, from which the names of their weights follow."""
 
     stem: str
+    positions: str
     block: str
     stage: str
 
@@ -84,8 +88,13 @@ class MetaFormerArguments(ModelArguments, MetaFormerOptions, Stages):
     """
 
     names: ClassVar[_LayerNames] = _LayerNames(
-        "stem", "stage_{stage}_block_{index}", "stage_{stage}"
+        "stem",
+        "stage_{stage}_position_embedding",
+        "stage_{stage}_block_{index}",
+        "stage_{stage}",
     )
+    #: Whether a class token goes through the blocks, and is what the head sees.
+    class_token: ClassVar[bool] = False
     depths: Sequence[int] = (2, 2, 6, 2)
     widths: Sequence[int] = (64, 128, 320, 512)
     name: str | None = "metaformer"
@@ -152,26 +161,51 @@ def build_metaformer(
         images: what it is for where the arguments do not say it.
 
     Returns:
-        The model. Layers are named `stem`, `stage_S_downsampling`, `stage_S_block_B`,
-        `stage_S` (the stage's end), `output_norm`, `head_*` and `predictions`.
+        The model. Layers are named `stem`, `stage_S_downsampling`,
+        `stage_S_position_embedding`, `stage_S_block_B`, `stage_S` (the stage's end),
+        `output_norm`, `head_*` and `predictions`.
     """
     blocks = arguments.blocks
-    # Some mixers have a weight for every token, which ties the model to one size.
+    # Weights for every token tie the model to one size.
     fixed_size = any(
-        getattr(block.token_mixer(), "needs_static_size", False) for block in blocks
+        block.position_embedding
+        or getattr(block.token_mixer(), "needs_static_size", False)
+        for block in blocks
     )
     image, x = image_input(arguments, images, arguments.total_stride, fixed_size)
     rates = arguments.depth_rates(sum(arguments.depths))
+    start = initialization_of(arguments.initialization)
     position = 0
     for stage, depth in enumerate(arguments.depths):
         x = _downsampling(arguments, stage, x.shape[-1])(x)
+        if arguments.class_token:
+            x = ClassToken(another(start.positions), name="class_token")(x)
+        if blocks[stage].position_embedding:
+            x = PositionEmbedding(
+                another(start.positions),
+                name=arguments.names.positions.format(stage=stage),
+            )(x)
         for index in range(depth):
             name = arguments.names.block.format(stage=stage, index=index)
             block = blocks[stage].build(name, position, rates[position], arguments)
+            if arguments.class_token:
+                _check_takes_a_class_token(block)
             x = block(x)
             position += 1
-        x = StageOutput(name=arguments.names.stage.format(stage=stage))(x)
+        if not arguments.class_token:  # With one there is no map.
+            x = StageOutput(name=arguments.names.stage.format(stage=stage))(x)
     return finish(arguments, images, image, x)
+
+
+def _check_takes_a_class_token(block: Any) -> None:
+    for layer in block._flatten_layers():
+        if getattr(layer, "mixes_neighbours", False):
+            raise ValueError(
+                "A class token has no place on the map, so that nothing in the blocks "
+                "may mix neighbours: give a mixer that takes tokens in any order, such "
+                "as 'self_attention', or leave `class_token` away. "
+                f"Received: class_token=True, with {type(layer).__name__} in a block"
+            )
 
 
 def _downsampling(
@@ -249,13 +283,22 @@ def MetaFormer(arguments: MetaFormerArguments) -> PyramidModel:
 
 @dataclasses.dataclass(frozen=True)
 class IsotropicOptions(ModelOptions, BlockConfig):
-    """What an isotropic MetaFormer of a given size is made of."""
+    """What an isotropic MetaFormer of a given size is made of.
+
+    Attributes:
+        class_token: bool. Whether a learned token goes through the blocks beside those
+            of the image, and the head sees it alone, instead of their mean. Such a
+            model has no map: without the top it gives the tokens `(batch, 1 + tokens,
+            channels)`, the class token first, or `pooling` of the others, and
+            `pyramid_outputs` is empty. Not with mixers of neighbours.
+    """
 
     mixer: Any = "self_attention"
     _: dataclasses.KW_ONLY
     activation: Any = "gelu"
     use_bias: bool | Sequence[bool] = True
     normalize_before_pooling: bool = True
+    class_token: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,9 +339,10 @@ class IsotropicArguments(ModelArguments, IsotropicOptions, _Patches):
         shared = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(IsotropicArguments)
-            if field.name not in ("depth", "width", "patch_size")
+            if field.name not in ("depth", "width", "patch_size", "class_token")
         }
-        return _OneStage(
+        one_stage = _OneStageWithClassToken if self.class_token else _OneStage
+        return one_stage(
             depths=(self.depth,),
             widths=(self.width,),
             stem_kernel_size=self.patch_size,
@@ -310,7 +354,13 @@ class IsotropicArguments(ModelArguments, IsotropicOptions, _Patches):
 
 
 class _OneStage(MetaFormerArguments):
-    names = _LayerNames("patch_embedding", "block_{index}", "blocks")
+    names = _LayerNames(
+        "patch_embedding", "position_embedding", "block_{index}", "blocks"
+    )
+
+
+class _OneStageWithClassToken(_OneStage):
+    class_token = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,8 +378,9 @@ def build_isotropic(
         images: what it is for where the arguments do not say it.
 
     Returns:
-        The model. Layers are named `patch_embedding`, `block_B`, `blocks` (their end),
-        `output_norm` and `predictions`.
+        The model. Layers are named `patch_embedding`, `class_token`,
+        `position_embedding`, `block_B`, `blocks` (their end), `output_norm` and
+        `predictions`.
     """
     return build_metaformer(arguments.one_stage(), images)
 
@@ -341,8 +392,10 @@ ISOTROPIC = Builder(build_isotropic, IsotropicArguments, _IsotropicConstructorAr
 def IsotropicMetaFormer(arguments: IsotropicArguments) -> PyramidModel:
     """An isotropic MetaFormer: patch embedding, equal blocks, norm, pooling, head.
 
-    MLP-Mixer, ResMLP and gMLP are such models; with self-attention it is a vision
-    transformer without class token and positions. Its blocks are one stage.
+    MLP-Mixer, ResMLP and gMLP are such models; with self-attention, learned positions
+    and a class token it is a vision transformer: ViT-S/16 is `IsotropicMetaFormer(12,
+    384, 16, mixer=km.layers.SelfAttentionMixer(head_dim=64, use_bias=True),
+    position_embedding=True, class_token=True)`. Its blocks are one stage.
 
     Example:
 
@@ -363,5 +416,6 @@ def IsotropicMetaFormer(arguments: IsotropicArguments) -> PyramidModel:
     Reference:
         - MLP-Mixer: An all-MLP Architecture for Vision,
           https://arxiv.org/abs/2105.01601
+        - An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929
     """
     return build_isotropic(arguments, IMAGES)

@@ -72,8 +72,14 @@ TOKEN_MIXERS = {
     "token_mlp": NamedMixer(TokenMLP, *_MLP, dropout="mlp_dropout"),
     "cross_patch_linear": NamedMixer(CrossPatchLinear, "use_bias", *_START),
     "gated_mlp": NamedMixer(GatedMLP, *_MLP, ratio="mlp_ratio", dropout="mlp_dropout"),
+    # The last two are settings of FFNets alone.
     "ffnified_attention": NamedMixer(
-        FFNifiedAttention, "activation", "use_bias", "kernel_initializer"
+        FFNifiedAttention,
+        "activation",
+        "use_bias",
+        "kernel_initializer",
+        "branches",
+        kernel_size="token_kernel_size",
     ),
 }
 CHANNEL_MIXERS = {
