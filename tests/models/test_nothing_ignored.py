@@ -40,6 +40,7 @@ CHANGES: dict[str, tuple[Any, dict[str, Any]]] = {
     "mlp_ratio": (2, {}),
     "mlp_dropout": (0.5, {}),
     "gradient_checkpointing": (True, {}),
+    "position_embedding": (True, {}),
     "stem_kernel_size": (5, {}),
     "stem_strides": (2, {}),
     "stem_padding": (3, {}),
