@@ -123,7 +123,15 @@ def test_every_block_is_of_a_language_that_is_checked_here():
         for page in PAGES
         for language in re.findall(r"```(.*)\n[^`]*```", page.read_text("utf-8"))
     }
-    assert seen <= {"python", *SHELL, *FOREIGN}
+    assert seen <= {"python", "toml", *SHELL, *FOREIGN}
+
+
+@ONCE
+@pytest.mark.parametrize("page", pages_with("toml"))
+def test_toml_is_a_recipe(page, tmp_path):
+    for block in blocks(page, "toml"):
+        (tmp_path / "recipe.toml").write_text(block, encoding="utf-8")
+        assert km.training.load_recipe(tmp_path / "recipe.toml", "ConvFormerS18")
 
 
 @pytest.mark.parametrize("page", pages_with("python"))

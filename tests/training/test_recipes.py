@@ -9,6 +9,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.models import families
 from keras_metaformer.training.recipe import Recipe
+from keras_metaformer_lite.data.random_augment import RandAugment
 from tests.training.fitting import small_model
 
 RECIPES = km.training.list_recipes()
@@ -120,6 +121,23 @@ def test_the_augmentation_is_the_published_one(name):
     assert (recipe.mixup_alpha, recipe.cutmix_alpha) == (0.8, 1.0)
     assert (recipe.mixup_probability, recipe.mixup_switch_probability) == (1.0, 0.5)
     assert recipe.label_smoothing == 0.1
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_policy_of_every_recipe_can_be_drawn_from(name):
+    recipe = km.training.load_recipe(name)
+    if recipe.rand_augment is None:
+        assert name == "linear-probe"
+        return
+    policy = RandAugment.from_name(recipe.rand_augment)
+    published = (10.0, 0.0, 2, 1.0) if "mixer" in name else (9.0, 0.5, 2, 0.5)
+    assert published == (
+        policy.magnitude,
+        policy.magnitude_std,
+        policy.layers,
+        policy.probability,
+    )
 
 
 @pytest.mark.backend_independent
