@@ -12,6 +12,15 @@ def positive_integer(name: str, value) -> int:
     return int(value)
 
 
+def whole_number(name: str, value) -> int:
+    """`value` as an int of at least 0, or a ValueError that names the argument."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(
+            f"`{name}` must be an integer of at least 0. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def odd_integer(name: str, value) -> int:
     """`value` as a positive odd int, or a ValueError that names the argument."""
     if positive_integer(name, value) % 2 == 0:
@@ -42,6 +51,20 @@ def rate_below_one(name: str, value) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"`{name}` must lie in [0, 1). Received: {name}={value!r}")
     return float(value)
+
+
+def pair_of_odd_integers(name: str, value) -> tuple[int, int]:
+    """One positive odd int for both of two things, or a pair of them.
+
+    Raises:
+        ValueError: if a sequence is no pair, or a value is no such int.
+    """
+    values = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(
+            f"`{name}` must be an integer or a pair of them. Received: {name}={value!r}"
+        )
+    return odd_integer(name, values[0]), odd_integer(name, values[1])
 
 
 def map_or_sequence(layer: str, input_shape) -> tuple[int | None, ...]:

@@ -45,12 +45,12 @@ FOREIGN_WORDS = {
     "grad_checkpointing": "`gradient_checkpointing`",
     "include_rescaling": "`include_preprocessing`",
     "head_dim": "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`",
-    "features_only": "the property `pyramid_outputs` of the model",
+    "features_only": "`km.feature_extractor(model)`, of a model",
 }
 
 
 def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses unknown keywords, with what they are called here.
+    """Refuse unknown keywords, with what they are called here.
 
     Raises:
         TypeError: for the first of `given` that is not among `known`.

@@ -11,6 +11,7 @@ from keras_metaformer.blocks import Downsampling, PatchMerging
 from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.models.nodes import nodes_of, output_in
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.description import ImageDescription
 
@@ -65,20 +66,14 @@ class PyramidModel(keras.Model):
     @property
     def pyramid_level_inputs(self) -> dict[str, str]:
         """`{"P2": layer name, ...}`: the layer that ends each stage."""
-        levels, stride = {}, 1
-        for layer in self.layers:
-            if isinstance(layer, (Downsampling, PatchMerging)):
-                stride *= layer.strides
-            elif isinstance(layer, StageOutput):
-                levels[f"P{round(math.log2(stride))}"] = layer.name
-        return levels
+        return {level: layer.name for level, layer in pyramid_layers(self).items()}
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
         """`{"P2": symbolic map, ...}` of shape `(batch, height, width, channels)`."""
         return {
-            level: self.get_layer(name).output
-            for level, name in self.pyramid_level_inputs.items()
+            level: output_in(self, layer)
+            for level, layer in pyramid_layers(self).items()
         }
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
@@ -155,8 +150,11 @@ class PyramidModel(keras.Model):
         if not isinstance(first, keras.layers.InputLayer):
             return None
         tensor = first.output
+        calls: dict[Any, list[Any]] = {}
+        for node in nodes_of(self):
+            calls.setdefault(node.operation, []).append(node)
         for layer in layers:
-            nodes = layer._inbound_nodes
+            nodes = calls[layer]
             if len(nodes) != 1 or nodes[0].input_tensors != [tensor]:
                 return None
             given = nodes[0].arguments.kwargs
@@ -164,7 +162,20 @@ class PyramidModel(keras.Model):
                 return None
             tensor = nodes[0].outputs[0]
         is_whole = len(self.operations) == len(self.layers)
-        return tuple(layers) if is_whole and self.outputs == [tensor] else None
+        # An output in a dict or list stays in it.
+        is_bare = isinstance(self.output, keras.KerasTensor)
+        return tuple(layers) if is_whole and is_bare and self.output is tensor else None
+
+
+def pyramid_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    """`{"P2": layer, ...}`: what ends each stage of a functional model."""
+    levels, stride = {}, 1
+    for layer in model.layers:
+        if isinstance(layer, (Downsampling, PatchMerging)):
+            stride *= layer.strides
+        elif isinstance(layer, StageOutput):
+            levels[f"P{round(math.log2(stride))}"] = layer
+    return levels
 
 
 def check_description(model: keras.Model, description: ImageDescription) -> None:

@@ -241,6 +241,32 @@ def test_the_config_of_a_model_is_json_and_rebuilds_it():
 
 
 @pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        ((1,), ["none"]),
+        ((1, 1), ["none", "residual"]),
+        ((1, 1, 1), ["none", "none", "residual"]),
+        ((1, 1, 1, 1), ["none", "none", "residual", "residual"]),
+    ],
+)
+def test_without_words_the_later_half_of_the_stages_has_res_scale(depths, expected):
+    model = km.MetaFormer(depths, (8,) * len(depths), input_shape=(32, 32, 3))
+    found = [
+        layer.token_mixing.residual_scaling
+        for layer in model.layers
+        if isinstance(layer, km.blocks.MetaFormerBlock)
+    ]
+    assert found == expected
+
+
+@pytest.mark.backend_independent
+def test_without_words_the_size_is_that_of_the_official_class():
+    arguments = MetaFormerArguments()
+    assert arguments.depths == (2, 2, 6, 2)
+    assert arguments.widths == (64, 128, 320, 512)
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         ({"depths": (1, -1)}, "Received: depths=-1"),

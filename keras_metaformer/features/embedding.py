@@ -1,0 +1,103 @@
+"""Images as vectors."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_metaformer.features.extractor import of_features
+from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.models.nodes import output_in
+from keras_metaformer.models.pyramid_model import PyramidModel, description_of
+
+_POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
+
+
+def embedding_model(model: keras.Model) -> PyramidModel:
+    """The part of a model that makes vectors of images, without its classifier.
+
+    Args:
+        model: functional model of this library, with its top or with `pooling`.
+
+    Returns:
+        A model from the image to the pooled and normalised features `(batch,
+        channels)`, of the same layers.
+
+    Raises:
+        ValueError: if the model pools nothing.
+    """
+    pooled: Any = None
+    for layer in model.layers if hasattr(model, "_nodes_by_depth") else ():
+        is_norm_of_pooled = pooled is not None and layer.name == "output_norm"
+        if isinstance(layer, _POOLING) or is_norm_of_pooled:
+            pooled = output_in(model, layer)
+    if pooled is None:
+        raise ValueError(
+            "Embeddings are what is pooled before the classifier: build the model with "
+            "its top, or with include_top=False and pooling='avg'. "
+            f"Received: model={model.name!r}"
+        )
+    return PyramidModel(
+        model.inputs[0],
+        pooled,
+        name=f"{model.name}_embedding",
+        image_description=of_features(description_of(model)),
+    )
+
+
+def embeddings(
+    model: keras.Model, images: Any, batch_size: int = 32, *, transform: Any = None
+) -> np.ndarray:
+    """Images as vectors: what the classifier of a model would see of them.
+
+    Example:
+
+    >>> import keras_metaformer as km
+    >>> model = km.PoolFormerS12(weights=None)
+    >>> embeddings(model, np.zeros((2, 224, 224, 3), "float32")).shape
+    (2, 512)
+
+    Args:
+        model: model of this library, with its top or with `pooling`.
+        images: float array `(number, height, width, channels)`, as the model takes it;
+            or a sequence of paths, Pillow images and uint8 arrays `(height, width, 3)`
+            of any sizes, which are prepared as the model's `image_description` says.
+        batch_size: int. So many images at once.
+        transform: callable from such an image to what the model takes, instead of the
+            description's `prepare`.
+
+    Returns:
+        float32 array `(number, channels)`, pooled and normalised as before the head.
+
+    Raises:
+        ValueError: if the model pools nothing, the images do not fit it, or it is not
+            known how to prepare them.
+        ImageError: if one cannot be read.
+    """
+    vectors = embedding_model(model)
+    shape = getattr(images, "shape", ())
+    if len(shape) == 4 and np.issubdtype(np.asarray(images).dtype, np.floating):
+        found = vectors.predict(images, batch_size=batch_size, verbose=0)
+        return np.asarray(found, "float32")
+    if transform is None:
+        description = vectors.image_description
+        if description is None:
+            raise ValueError(
+                "The model has no `image_description` by which images could be "
+                "prepared: set it, give `transform`, or pass a float array "
+                "(number, height, width, channels). "
+                f"Received: images of type {type(images).__name__}"
+            )
+        transform = description.prepare
+    positive_integer("batch_size", batch_size)
+    images, found = list(images), []
+    for start in range(0, len(images), batch_size):
+        chosen = images[start : start + batch_size]
+        batch = np.stack([transform(image) for image in chosen])
+        # Always as many: a batch of another size would be compiled anew.
+        missing = min(batch_size, len(images)) - len(batch)
+        batch = np.pad(batch, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        found.append(np.asarray(vectors.predict_on_batch(batch))[: len(chosen)])
+    if not found:
+        return np.zeros((0, vectors.output_shape[-1]), "float32")
+    return np.concatenate(found).astype("float32")
