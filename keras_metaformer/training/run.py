@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -73,7 +74,9 @@ class TrainingResult:
         message: how to go on, where they are not.
         reason: why it ended, where they are not: `"SIGINT"`, `"SIGTERM"`, `"time"`.
         history: a row of numbers an epoch.
-        evaluation: of the best model on the validation data, where the run is finished.
+        accuracy: float. Of the best model on the validation data, where the run is
+            finished.
+        evaluation: likewise all of it, where this call finished the run.
     """
 
     folder: Path
@@ -81,7 +84,8 @@ class TrainingResult:
     message: str
     reason: str
     history: list[dict[str, float]]
-    evaluation: Evaluation | None
+    accuracy: float | None = None
+    evaluation: Evaluation | None = None
 
     def load_model(self) -> keras.Model:
         """The best model: float32, from images to probabilities."""
@@ -122,7 +126,7 @@ def train(
 
     >>> import keras_metaformer as km
     >>> result = km.train("photos/", "CAFormerS18")  # doctest: +SKIP
-    >>> result.evaluation.accuracy  # doctest: +SKIP
+    >>> result.accuracy  # doctest: +SKIP
     0.97
 
     Args:
@@ -212,7 +216,8 @@ def train(
         }
         if about is not None:
             check_same(about["config"], config, folder.path)
-            if about["finished"]:
+            # Written last of all: a run may have been killed after its last epoch.
+            if about["finished"] and (folder.path / "evaluation.json").is_file():
                 return _finished(folder, about, say)
         if deterministic:
             _ask_for_determinism()
@@ -242,7 +247,10 @@ def _finished(
     say(
         f"The run in {folder.path} is finished: its best model is {folder.best_model()}"
     )
-    return TrainingResult(folder.path, True, "", "", list(about["history"]), None)
+    found = json.loads((folder.path / "evaluation.json").read_text("utf-8"))
+    return TrainingResult(
+        folder.path, True, "", "", list(about["history"]), found["accuracy"]
+    )
 
 
 class _Run:
@@ -459,7 +467,7 @@ class _Run:
         )
         self.say(message)
         return TrainingResult(
-            self.folder.path, False, message, stopped.reason, list(loop.history), None
+            self.folder.path, False, message, stopped.reason, list(loop.history)
         )
 
     def _diverged(
@@ -483,11 +491,11 @@ class _Run:
             held, classifier.description, self.recipe.batch_size, workers
         ) as checks:
             evaluation = _counted(classifier.probabilities, checks, lambda: None)
+        draw_confusions(evaluation, self.folder.path / "confusions.png")
+        draw_mistakes(evaluation, held, self.folder.path / "mistakes.png")
         self.folder.write_json(
             "evaluation.json", {"model": path.name, **evaluation.to_dict()}
         )
-        draw_confusions(evaluation, self.folder.path / "confusions.png")
-        draw_mistakes(evaluation, held, self.folder.path / "mistakes.png")
         self.say(
             f"{path}: {evaluation.top1} of {evaluation.images} validation images right "
             f"({evaluation.accuracy:.2%}; {evaluation.top5_accuracy:.2%} in five), "
@@ -496,7 +504,13 @@ class _Run:
         if dry_run:
             self.say(f"Everything works. What it wrote is in {self.folder.path}.")
         return TrainingResult(
-            self.folder.path, True, "", "", list(loop.history), evaluation
+            self.folder.path,
+            True,
+            "",
+            "",
+            list(loop.history),
+            evaluation.accuracy,
+            evaluation,
         )
 
 

@@ -80,8 +80,10 @@ class RunFolder:
                 left.unlink(missing_ok=True)
             yield
         finally:
+            # Before others can have it; on Windows an open file stays.
+            with contextlib.suppress(PermissionError):
+                Path(lock.lock_file).unlink(missing_ok=True)
             lock.release()
-            (self.path / ".lock").unlink(missing_ok=True)
 
     def model(self, which: str, averaged: bool = False) -> Path:
         """A saved model.
