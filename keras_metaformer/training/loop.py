@@ -422,6 +422,10 @@ class Loop:
             self.model.jax_state_sync()
 
 
+def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
+    return {name: float(to_numpy(value)) for name, value in (logs or {}).items()}
+
+
 def _numbered(arrays: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
     """The arrays named by a prefix and a number, in the order of the numbers."""
     found = {
@@ -487,11 +491,13 @@ class _Hooks(keras.callbacks.CallbackList):
             mover.on_train_batch_end(self._loop.step)
         # Logs become numbers only for those who look at them: that waits for a GPU.
         if self._listens:
-            self._on_train_batch_end(self._loop.step, logs)
+            numbers = _numbers(logs)
+            for callback in self.callbacks:
+                callback.on_train_batch_end(self._loop.step, numbers)
         self._loop._after_step(logs or {})
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        logs = {name: float(to_numpy(value)) for name, value in (logs or {}).items()}
+        logs = _numbers(logs)
         self._loop._after_epoch(logs)
         super().on_epoch_end(epoch, logs)
         self._loop._epoch_is_over(logs)
