@@ -173,7 +173,8 @@ def load_weights_file(
     if skip:
         warnings.warn(
             f"Loaded the weights {name or path.name} except the last layer, which has "
-            f"{classes} classes there and {model.output_shape[-1]} here and starts anew.",
+            f"{classes} classes there and {model.output_shape[-1]} here and starts "
+            "anew.",
             stacklevel=2,
         )
     return skip
