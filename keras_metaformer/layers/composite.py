@@ -11,6 +11,7 @@ from keras_metaformer.layers import operations
 from keras_metaformer.layers.activations.star_relu import StarReLU
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
+from keras_metaformer.layers.recomputation import recomputed
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 
@@ -93,7 +94,8 @@ class Composite(LayerWithParts):
     - `run.over_tokens(x, *layers)` puts layers that take `(batch, tokens, channels)`,
       such as `TokenLinear`, between maps; a sequence they take as it is.
     - `run.recomputed(x, *layers)` is `run(x, *layers)` of which training keeps `x`
-      alone and computes the rest once more for the gradient.
+      alone and computes the rest once more for the gradient: with the same random
+      numbers, and without updating statistics a second time.
 
     A flow asks nothing of `x`; what depends on shapes is decided in `build`.
 
@@ -252,7 +254,7 @@ class _Calling(Run):
     def recomputed(self, x, *layers):
         if not self.training:
             return self(x, *layers)
-        branch = keras.remat(lambda x: self(x, *layers))(x)
+        branch = recomputed(lambda x: self(x, *layers), x, layers)
         self.own = None
         return branch
 

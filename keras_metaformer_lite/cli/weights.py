@@ -171,10 +171,12 @@ def _one(name: str, tag: str | None) -> catalogue.Checkpoint:
     try:
         tag = tag or catalogue.default_tag(name)
         if tag is None:
-            stop(f"Nobody published weights for it. Received: name={name!r}", USAGE)
+            raise ValueError(
+                f"Nobody published weights for it. Received: name={name!r}"
+            )
         return catalogue.find(name, tag)
     except ValueError as error:
-        return stop(error, USAGE)
+        stop(error, USAGE)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -15,7 +15,7 @@ from tests.training.fitting import small_model
 RECIPES = km.training.list_recipes()
 FAMILIES_FROM_SCRATCH = (
     "identityformer randformer poolformerv2 convformer caformer poolformer ffnet "
-    "resmlp mlp_mixer gmlp"
+    "poolformer_hybrids resmlp mlp_mixer gmlp"
 ).split()
 
 #: Of the official scripts: optimizer, rate, batch, epochs, warmup, cooldown, decay,
@@ -205,11 +205,15 @@ def test_every_field_of_every_recipe_is_shown_with_its_source(name):
             assert len(origin.source) > 6
 
 
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return small_model()
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_optimizer_of_every_recipe_is_built(name):
+def test_the_optimizer_of_every_recipe_is_built(name, model):
     recipe = km.training.load_recipe(name, overrides={"batch_size": 256})
-    model = small_model()
     optimizer = km.training.build_optimizer(recipe, model, updates_per_epoch=10)
     kinds = {"adamw": km.training.AdamW, "lamb": km.training.LAMB}
     assert type(optimizer) is kinds[recipe.optimizer]
