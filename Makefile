@@ -3,6 +3,7 @@
 # make test-all  with the long ones
 # make lint      formatting, lint, types
 # make web       the page in the browser, with the demo's model (or MODEL=file.tflite)
+# make page     builds that page, for the wheel too; with Node.js
 # make benchmark the models' speed beside other libraries, see benchmarks/README.md
 # make peers     an environment with timm, for `make benchmark`
 # make clean     the environments and everything built
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # What npm makes of applications/web.
-PAGE := applications/web/build/worker.js
+PAGE := keras_metaformer_lite/page/index.html
 MODULES := applications/web/node_modules/.package-lock.json
 
 .PHONY: demo test test-all lint web page benchmark peers clean
@@ -44,7 +45,7 @@ web: $(STAMP) $(PAGE) $(MODEL)
 
 page: $(PAGE)
 
-$(PAGE): $(MODULES) $(addprefix applications/web/page/,worker.js model_file.js resize.js)
+$(PAGE): $(MODULES) applications/web/build.js $(wildcard applications/web/page/*)
 	npm run build --silent --prefix applications/web
 
 # No package's own scripts are needed.
@@ -61,7 +62,7 @@ peers:
 	$(PYTHON) benchmarks/make_peers.py
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist applications/web/build applications/web/node_modules demo_output .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build dist keras_metaformer_lite/page applications/web/node_modules demo_output .pytest_cache .ruff_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'

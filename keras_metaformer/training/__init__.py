@@ -18,6 +18,11 @@ from keras_metaformer.training.schedules import (
     epoch_schedule,
     linear_schedule,
 )
+from keras_metaformer.training.start import (
+    build_model,
+    freeze_backbone,
+    remap_imagenet21k_head,
+)
 
 __all__ = [
     "LAMB",
@@ -29,12 +34,15 @@ __all__ = [
     "Recipe",
     "WeightAverage",
     "build_loss",
+    "build_model",
     "build_optimizer",
     "constant_schedule",
     "epoch_schedule",
+    "freeze_backbone",
     "linear_schedule",
     "list_recipes",
     "load_recipe",
     "parameter_groups",
+    "remap_imagenet21k_head",
     "wrap_for_training",
 ]

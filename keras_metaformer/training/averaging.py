@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metaformer.arrays import to_numpy
+
 
 class WeightAverage:
     """The average of a model's weights: `average = decay * average + (1 - decay) * w`.
@@ -26,8 +28,8 @@ class WeightAverage:
     ...     predictions = model.predict(np.zeros((1, 4)), verbose=0)
 
     Args:
-        model: A built model.
-        decay: In [0, 1).
+        model: a built model.
+        decay: in [0, 1).
 
     Raises:
         ValueError: if `decay` is out of range, or the model has no weights yet.
@@ -47,7 +49,7 @@ class WeightAverage:
         self._move: Callable[[], None] | None = None
         self.variables = [
             keras.Variable(
-                ops.convert_to_numpy(weight),
+                to_numpy(weight),
                 dtype=_dtype_of_average(weight.dtype),
                 trainable=False,
                 name="average",
@@ -56,7 +58,7 @@ class WeightAverage:
         ]
 
     def update(self) -> None:
-        """Moves the average towards the weights; to be called once an update.
+        """Move the average towards the weights; to be called once an update.
 
         Raises:
             RuntimeError: inside `applied`.
@@ -68,8 +70,8 @@ class WeightAverage:
         self._move()
 
     def get(self) -> list[np.ndarray]:
-        """The averages as arrays, in the order of `model.weights`."""
-        return [ops.convert_to_numpy(variable) for variable in self.variables]
+        """Copies of the averages as arrays, in the order of `model.weights`."""
+        return [np.array(to_numpy(variable)) for variable in self.variables]
 
     def set(self, arrays: Sequence[np.ndarray]) -> None:
         """Takes averages that `get` returned before.
@@ -99,7 +101,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Gives the model the averages in a `with` block, then its own weights back.
+        """Give the model the averages in a `with` block, then its own weights back.
 
         The model's own weights come back bit for bit, after an exception too.
 
@@ -172,7 +174,7 @@ class AverageWeights(keras.callbacks.Callback):
     Under gradient accumulation that is once in so many batches.
 
     Args:
-        average: What is moved. Its model is the one that is fitted, or a part of it.
+        average: what is moved. Its model is the one that is fitted, or a part of it.
     """
 
     def __init__(self, average: WeightAverage) -> None:

@@ -43,12 +43,12 @@ class Distiller(keras.Model):
     >>> student.save("student.keras")  # doctest: +SKIP
 
     Args:
-        student: Classifier that is trained.
-        teacher: Classifier of the same images and classes, any Keras model. Where it
+        student: classifier that is trained.
+        teacher: classifier of the same images and classes, any Keras model. Where it
             wants other pixels or another size, put layers that convert them before it.
-        hard: Whether the teacher's best class counts, or its probabilities.
-        alpha: Weight of the teacher's part, in [0, 1].
-        temperature: Positive, of the soft form.
+        hard: whether the teacher's best class counts, or its probabilities.
+        alpha: weight of the teacher's part, in [0, 1].
+        temperature: positive, of the soft form.
 
     Raises:
         ValueError: if an argument is out of range, or the two models do not have the
@@ -100,7 +100,7 @@ class Distiller(keras.Model):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        base = super().compute_loss(
+        base: Any = super().compute_loss(
             x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
         )
         if not training:
@@ -118,7 +118,8 @@ class Distiller(keras.Model):
             each = each * self.temperature**2
         if sample_weight is not None:
             each = each * ops.cast(sample_weight, each.dtype)
-        return (1.0 - self.alpha) * base + self.alpha * ops.mean(each)
+        taught_loss: Any = ops.mean(each)
+        return (1.0 - self.alpha) * base + self.alpha * taught_loss
 
 
 def _logits(outputs, are_probabilities: bool):

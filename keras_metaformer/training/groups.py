@@ -59,7 +59,8 @@ def rate_scales(paths: Sequence[str], layer_decay: float | None) -> list[float]:
     """
     if layer_decay is None or layer_decay == 1:
         return [1.0] * len(paths)
-    layers = list(dict.fromkeys(path.split("/", 1)[0] for path in paths))
+    tops = _top_layers(paths)
+    layers = list(dict.fromkeys(tops))
     blocks = [layer for layer in layers if _BLOCK.match(layer)]
     depths: dict[str, int] = {}
     if blocks:
@@ -76,7 +77,15 @@ def rate_scales(paths: Sequence[str], layer_decay: float | None) -> list[float]:
     else:
         depths = {layer: number for number, layer in enumerate(layers)}
         top = len(layers) - 1
-    return [layer_decay ** (top - depths[path.split("/", 1)[0]]) for path in paths]
+    return [layer_decay ** (top - depths[layer]) for layer in tops]
+
+
+def _top_layers(paths: Sequence[str]) -> list[str]:
+    """The first part of each path that is not the same in all, a model's name."""
+    parts = [path.split("/") for path in paths]
+    while all(len(each) > 2 for each in parts) and len({p[0] for p in parts}) == 1:
+        parts = [each[1:] for each in parts]
+    return [each[0] for each in parts]
 
 
 def parameter_groups(

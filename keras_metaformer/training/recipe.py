@@ -167,8 +167,8 @@ class Recipe:
             None for the model's own.
         random_resized_crop_scale: least and largest part of the area that is cut out.
         random_resized_crop_ratio: least and largest width over height of the cut.
-        interpolation: of training images: `"bilinear"`, `"bicubic"` or `"random"`
-            (either of these, drawn for each image).
+        interpolation: of training images: `"nearest"`, `"bilinear"`, `"bicubic"`,
+            `"lanczos"`, or `"random"` for bilinear or bicubic, drawn for each image.
         horizontal_flip: probability.
         rand_augment: policy in timm's notation, such as `"rand-m9-mstd0.5-inc1"`, or
             None.
@@ -242,7 +242,9 @@ class Recipe:
         "images", _RANGE, (3 / 4, 4 / 3)
     )
     interpolation: str = _field(
-        "images", _choice("bilinear", "bicubic", "random"), "random"
+        "images",
+        _choice("nearest", "bilinear", "bicubic", "lanczos", "random"),
+        "random",
     )
     horizontal_flip: float = _field("images", _number(0, 1), 0.5)
     rand_augment: str | None = _field("images", _optional(_TEXT), None)
@@ -368,9 +370,15 @@ _KINDS: dict[str, _Kind] = {
     for field in dataclasses.fields(Recipe)
     if "kind" in field.metadata
 }
-#: Follow from the others.
+#: Follow from the size of the batch.
 _SCALED = ("learning_rate", "warmup_rate", "floor_rate")
-_PUBLISHED = {*_KINDS} - {"learning_rate", "accumulate", "batch_size"}
+_REQUIRED = tuple(
+    field.name
+    for field in dataclasses.fields(Recipe)
+    if "kind" in field.metadata
+    and field.default is dataclasses.MISSING
+    and field.name not in ("batch_size", "learning_rate")
+)
 
 
 def _parse(name: str, value: Any, where: str) -> Any:
@@ -423,7 +431,16 @@ def _read(stem: str, text: str, where: str) -> _File:
                 f"Unknown key in {where}: expected of {list(_KEYS)}."
                 f"{question(key, _KEYS)} Received: {key!r}"
             )
-    base = _built_in(table["extends"]) if "extends" in table else None
+    base = None
+    if "extends" in table:
+        known = [path.name.removesuffix(".toml") for path in _FOLDER.iterdir()]
+        if table["extends"] not in known:
+            raise ValueError(
+                f"`extends` in {where} must be the name of a file of the package."
+                f"{question(str(table['extends']), known)} Received: "
+                f"extends={table['extends']!r}"
+            )
+        base = _built_in(table["extends"])
     fields = dict(base.fields) if base else {}
     # Those of the base are read by the names of their sources in this file.
     sources = {**(base.sources if base else {}), **table.get("sources", {})}
@@ -504,10 +521,10 @@ def load_recipe(
     (32, 0.008)
 
     Args:
-        name_or_path: Name of `list_recipes`, of a file of the package for several
+        name_or_path: name of `list_recipes`, of a file of the package for several
             models with `model_name` (`"caformer"`), or path of a `.toml` file.
-        model_name: Constructor's name; None for the recipe's own model.
-        overrides: Values of fields, as they are or as text.
+        model_name: constructor's name; None for the recipe's own model.
+        overrides: values of fields, as they are or as text.
 
     Raises:
         ValueError: if there is no such recipe or field, or a value is out of range.
@@ -538,7 +555,7 @@ def load_recipe(
         if name != "model":
             values[name] = _parse(name, value, file.stem)
         origins[name] = Origin(
-            file.sources.get(entry["source"], entry["source"]),
+            file.sources.get(entry["source"]) or entry["source"],
             None if script is _ABSENT else script,
             None if note is _ABSENT else note,
         )
@@ -582,9 +599,12 @@ def _resolve_batch(
     stem: str,
 ) -> None:
     """Batch size, accumulation and the rates that follow from them."""
-    for name in ("published_batch_size", "published_learning_rate"):
-        if name not in values:
-            raise ValueError(f"The recipe {stem!r} lacks the field {name!r}.")
+    lacking = [name for name in _REQUIRED if name not in values]
+    if lacking:
+        raise ValueError(
+            f"The recipe {stem!r} lacks the fields {lacking}: give them, or `extends`. "
+            f"Received: {sorted(values)}"
+        )
     published = values["published_batch_size"]
     if "batch_size" not in values:
         values["batch_size"] = published
@@ -636,9 +656,9 @@ def build_optimizer(recipe: Recipe, model: Any, updates_per_epoch: int):
     weight decay, and which part of the rate each is trained at.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The model, with what is frozen frozen.
-        updates_per_epoch: Updates of the weights in an epoch,
+        recipe: of `load_recipe`.
+        model: the model, with what is frozen frozen.
+        updates_per_epoch: updates of the weights in an epoch,
             `recipe.updates_per_epoch(images)`.
     """
     from keras_metaformer.training.optimizers import LAMB, AdamW
@@ -676,8 +696,8 @@ def build_loss(recipe: Recipe, model: Any):
     last layer.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The classifier.
+        recipe: of `load_recipe`.
+        model: the classifier.
     """
     import keras
 

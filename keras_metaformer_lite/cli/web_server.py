@@ -17,10 +17,8 @@ from keras_metaformer_lite.examples import photograph_files
 #: Below a path of its own, so that the service worker, which outlives this server,
 #: has no say in what else is served on the same port some day.
 BASE = "/metaformer/"
-#: The page stands beside the package in the repository.
-APPLICATION = Path(__file__).resolve().parents[2] / "applications" / "web"
-_RUNTIME = Path("node_modules", "@litertjs", "core", "wasm")
-_WORKER = Path("build", "worker.js")
+#: What `make page` builds of applications/web; a part of the wheel.
+PAGE = Path(__file__).resolve().parents[1] / "page"
 
 _TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -61,44 +59,31 @@ _AUTHORITY = re.compile(
 
 
 class PageMissingError(RuntimeError):
-    """The page or its JavaScript is not installed."""
+    """The page was not built."""
 
 
-def page_files(application: Path = APPLICATION) -> dict[str, Path]:
+def page_files(page: Path = PAGE) -> dict[str, Path]:
     """What the page consists of, by path below `BASE`.
 
     Args:
-        application: the directory `applications/web` of the repository.
+        page: the folder that `make page` makes, as a whole or not at all.
 
     Raises:
-        PageMissingError: if the page, or what npm installs for it, is not there.
+        PageMissingError: if it is not there.
     """
-    page = application / "page"
     if not (page / "index.html").is_file():
         raise PageMissingError(
-            "The page is part of the repository, not of the installed package: clone "
-            "the repository and install it from there (pip install -e .). "
-            f"Received: no {str(page / 'index.html')!r}"
+            "The page is part of the wheel; in a clone of the repository `make page` "
+            f"builds it, with Node.js 18 or newer. Received: no {str(page)!r}"
         )
-    worker, runtime = application / _WORKER, application / _RUNTIME
-    for needed in (worker, runtime / "litert_wasm_internal.wasm"):
-        if not needed.is_file():
-            raise PageMissingError(
-                "The page's JavaScript is not installed. This does it, with Node.js 18 "
-                f"or newer: npm ci --prefix {os.path.relpath(application)}\n"
-                f"Received: no {str(needed)!r}"
-            )
     files = {
         path.relative_to(page).as_posix(): path
         for path in sorted(page.rglob("*"))
         if path.is_file()
     }
     files[""] = files.pop("index.html")
-    files["build/worker.js"] = worker
     for path in photograph_files():
         files[f"samples/{path.name}"] = path
-    for path in sorted(runtime.iterdir()):
-        files[f"litert/{path.name}"] = path
     return files
 
 
@@ -109,7 +94,7 @@ class PageServer(ThreadingHTTPServer):
         host: name or address to listen on.
         port: port, or 0 for any that is free.
         models: .tflite files, the first of which the page loads.
-        application: the directory `applications/web` of the repository.
+        page: the folder that `make page` makes.
         names: further names under which browsers may ask for the page, such as a
             proxy's. Others are refused: a foreign page whose name is made to lead here
             (DNS rebinding) could read the models.
@@ -126,10 +111,10 @@ class PageServer(ThreadingHTTPServer):
         host: str,
         port: int,
         models: Sequence[Path],
-        application: Path = APPLICATION,
+        page: Path = PAGE,
         names: Collection[str] = (),
     ) -> None:
-        files = page_files(application)
+        files = page_files(page)
         listed = []
         for index, model in enumerate(models):
             url = f"models/{index}/{model.name}"

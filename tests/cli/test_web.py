@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 from keras_metaformer.export import to_litert
 from keras_metaformer_lite.cli import app, web_server
 from keras_metaformer_lite.cli.web_server import (
-    APPLICATION,
     PageMissingError,
     PageServer,
     page_files,
@@ -28,18 +27,18 @@ from keras_metaformer_lite.examples import photograph_files
 
 pytestmark = pytest.mark.backend_independent
 
+#: Of which `make page` makes what is served.
+SOURCE = Path(__file__).resolve().parents[2] / "applications/web/page"
+
 
 @pytest.fixture
-def application(tmp_path):
+def page(tmp_path):
     """The page with stand-ins for what npm installs."""
-    folder = tmp_path / "application"
-    shutil.copytree(APPLICATION / "page", folder / "page")
-    runtime = folder / "node_modules/@litertjs/core/wasm"
-    runtime.mkdir(parents=True)
-    (folder / "build").mkdir()
-    (folder / "build/worker.js").write_text("// the worker")
-    for name in ("litert_wasm_internal.wasm", "litert_wasm_internal.js"):
-        (runtime / name).write_bytes(b"\0asm")
+    folder = tmp_path / "page"
+    shutil.copytree(SOURCE, folder)
+    for name in ("litert/litert_wasm_internal.wasm", "build/worker.js"):
+        (folder / name).parent.mkdir()
+        (folder / name).write_bytes(b"\0asm")
     return folder
 
 
@@ -63,8 +62,8 @@ def _exported(path, size=(4, 4, 3), **options):
 
 
 @contextlib.contextmanager
-def _serving(*models, application, host="127.0.0.1"):
-    server = PageServer(host, 0, models, application)
+def _serving(*models, page, host="127.0.0.1"):
+    server = PageServer(host, 0, models, page)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     connection = http.client.HTTPConnection(host, server.server_address[1], timeout=30)
@@ -83,15 +82,14 @@ def _get(connection, path, method="GET", **headers):
     return response, response.read()
 
 
-def test_what_is_served(application, model):
-    with _serving(model, application=application) as (server, connection):
+def test_what_is_served(page, model):
+    with _serving(model, page=page) as (server, connection):
         response, _ = _get(connection, "/")
         assert (response.status, response.headers["Location"]) == (302, "/metaformer/")
         assert server.url.endswith("/metaformer/")
         response, content = _get(connection, "/metaformer/models.json")
         (listed,) = json.loads(content)
         assert listed == {"name": "a model.tflite", "url": "models/0/a%20model.tflite"}
-        page, runtime = application / "page", application / "node_modules/@litertjs"
         for path, file, kind in [
             ("", page / "index.html", "text/html; charset=utf-8"),
             ("app.js", page / "app.js", "text/javascript; charset=utf-8"),
@@ -101,12 +99,12 @@ def test_what_is_served(application, model):
             ("samples/digit.png", page / "samples/digit.png", "image/png"),
             (
                 "build/worker.js",
-                application / "build/worker.js",
+                page / "build/worker.js",
                 "text/javascript; charset=utf-8",
             ),
             (
                 "litert/litert_wasm_internal.wasm",
-                runtime / "core/wasm/litert_wasm_internal.wasm",
+                page / "litert/litert_wasm_internal.wasm",
                 "application/wasm",
             ),
             (listed["url"], model, "application/octet-stream"),
@@ -125,9 +123,9 @@ def test_what_is_served(application, model):
             assert (response.status, content) == (200, b"")
 
 
-def test_unchanged_files_are_not_sent_again(application, model):
+def test_unchanged_files_are_not_sent_again(page, model):
     path = "/metaformer/models/0/a%20model.tflite"
-    with _serving(model, application=application) as (_, connection):
+    with _serving(model, page=page) as (_, connection):
         response, _ = _get(connection, path)
         tag = response.headers["ETag"]
         assert response.headers["Cache-Control"] == "no-cache"
@@ -155,24 +153,24 @@ def test_unchanged_files_are_not_sent_again(application, model):
         "/app.js",
     ],
 )
-def test_nothing_else_is_served(path, application, model):
-    with _serving(model, application=application) as (_, connection):
+def test_nothing_else_is_served(path, page, model):
+    with _serving(model, page=page) as (_, connection):
         response, content = _get(connection, path)
         assert response.status == 404
         assert b"keras" not in content.lower()
         assert response.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
         response, _ = _get(connection, "/metaformer/", method="POST")
         assert response.status == 501
-    with _serving(model, application=application) as (_, connection):
-        (application / "page/app.js").unlink()
+    with _serving(model, page=page) as (_, connection):
+        (page / "app.js").unlink()
         response, _ = _get(connection, "/metaformer/app.js")
         assert response.status == 404
 
 
 @pytest.fixture
-def addressed(application, model):
+def addressed(page, model):
     """What status a request with these `Host` headers gets."""
-    with _serving(model, application=application) as (server, _):
+    with _serving(model, page=page) as (server, _):
         port = server.server_address[1]
 
         def status(*hosts, target="/metaformer/models.json"):
@@ -226,12 +224,12 @@ def test_a_request_names_one_host(addressed):
     assert addressed("localhost", "attacker.example") == 400
 
 
-def test_names_that_were_allowed(application, model):
-    server = PageServer("127.0.0.1", 0, [model], application, names=["Page.example"])
+def test_names_that_were_allowed(page, model):
+    server = PageServer("127.0.0.1", 0, [model], page, names=["Page.example"])
     with contextlib.closing(server.socket):
         assert server.serves("page.example:443")
         assert not server.serves("other.example")
-    server = PageServer("0.0.0.0", 0, [model], application)
+    server = PageServer("0.0.0.0", 0, [model], page)
     with contextlib.closing(server.socket):
         assert server.serves(f"192.0.2.1:{server.server_address[1]}")
         assert server.serves(socket.gethostname())
@@ -241,8 +239,8 @@ def test_names_that_were_allowed(application, model):
 @pytest.mark.parametrize(
     "header", ["Content-Length: 40", "Content-Length: 0, 40", "Transfer-Encoding: x"]
 )
-def test_a_body_is_not_taken_for_the_next_request(application, model, header):
-    with _serving(model, application=application) as (server, _):
+def test_a_body_is_not_taken_for_the_next_request(page, model, header):
+    with _serving(model, page=page) as (server, _):
         answer = _exchange(
             server.server_address[1],
             f"GET /metaformer/ HTTP/1.1\r\nHost: localhost\r\n{header}\r\n\r\n"
@@ -253,8 +251,8 @@ def test_a_body_is_not_taken_for_the_next_request(application, model, header):
     assert b"a model.tflite" not in answer
 
 
-def test_an_address_that_is_none(application, model, capfd):
-    with _serving(model, application=application) as (server, _):
+def test_an_address_that_is_none(page, model, capfd):
+    with _serving(model, page=page) as (server, _):
         answer = _exchange(
             server.server_address[1],
             "GET http://[/x HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -264,11 +262,9 @@ def test_an_address_that_is_none(application, model, capfd):
 
 
 @pytest.mark.parametrize("by", [1000, -1000])
-def test_a_file_that_changes_its_size_while_it_is_sent(
-    application, model, monkeypatch, by
-):
+def test_a_file_that_changes_its_size_while_it_is_sent(page, model, monkeypatch, by):
     """What follows in the same connection is answered, or the connection is closed."""
-    file = application / "page/app.js"
+    file = page / "app.js"
     size = file.stat().st_size
     measure = os.fstat
 
@@ -279,7 +275,7 @@ def test_a_file_that_changes_its_size_while_it_is_sent(
         return found
 
     monkeypatch.setattr(web_server.os, "fstat", measure_and_change)
-    with _serving(model, application=application) as (server, _):
+    with _serving(model, page=page) as (server, _):
         host = "HTTP/1.1\r\nHost: localhost\r\n\r\n"
         answer = _exchange(
             server.server_address[1],
@@ -296,22 +292,18 @@ def test_a_file_that_changes_its_size_while_it_is_sent(
 
 def test_the_service_worker_keeps_files_that_exist():
     """One missing file in its list would make it fail as a whole."""
-    text = (APPLICATION / "page/service_worker.js").read_text()
+    text = (SOURCE / "service_worker.js").read_text()
     listed = text.split("const PAGE = ")[1].split(";")[0].replace(",\n]", "\n]")
     kept = set(json.loads(listed)) - {"./", "models.json", "build/worker.js"}
-    page = APPLICATION / "page"
-    files = {p.relative_to(page).as_posix() for p in page.rglob("*.*")}
+    files = {path.relative_to(SOURCE).as_posix() for path in SOURCE.rglob("*.*")}
     files |= {f"samples/{file.name}" for file in photograph_files()}
     bundled = {"worker.js", "model_file.js", "resize.js"}
     assert kept == files - bundled - {"index.html", "service_worker.js", "icon.svg"}
 
 
-def test_what_is_not_installed(tmp_path, application):
-    with pytest.raises(PageMissingError, match="clone"):
-        page_files(tmp_path / "site-packages")
-    shutil.rmtree(application / "build")
-    with pytest.raises(PageMissingError, match=r"npm ci --prefix \S*application"):
-        page_files(application)
+def test_what_is_not_built(tmp_path):
+    with pytest.raises(PageMissingError, match=r"`make page` builds it.*Received: no"):
+        page_files(tmp_path / "page")
 
 
 def _web(*arguments):

@@ -12,15 +12,18 @@ CLASSES = 3
 
 def small_model(batch_norm: bool = False, activation: str | None = "softmax"):
     """A classifier of images `(8, 8, 3)`."""
+    image = keras.Input((8, 8, 3))
     layers = [
-        keras.Input((8, 8, 3)),
         keras.layers.Conv2D(8, 4, strides=4, name="stem"),
         keras.layers.BatchNormalization() if batch_norm else None,
         keras.layers.Activation("gelu"),
         keras.layers.GlobalAveragePooling2D(),
         keras.layers.Dense(CLASSES, activation=activation, name="predictions"),
     ]
-    return keras.Sequential([layer for layer in layers if layer is not None])
+    x: Any = image
+    for layer in layers:
+        x = x if layer is None else layer(x)
+    return keras.Model(image, x)
 
 
 def batches(number: int, size: int = 8) -> tuple[np.ndarray, np.ndarray]:

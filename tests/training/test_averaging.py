@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_metaformer as km
+from keras_metaformer.arrays import to_numpy
 from tests.training import traces
 from tests.training.fitting import SILENT, batches, small_model
 
@@ -48,14 +49,14 @@ def test_in_fit_it_moves_once_an_update_and_takes_in_all_weights(accumulate):
     average = km.training.WeightAverage(model, 0.75)
     names = [weight.path for weight in model.weights]
     assert any("moving_mean" in name for name in names)
-    expected = [keras.ops.convert_to_numpy(w) for w in model.weights]
+    expected = [to_numpy(w) for w in model.weights]
     seen = []
 
     class Watch(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if keras.backend.backend() == "jax":
                 self.model.jax_state_sync()
-            seen.append([keras.ops.convert_to_numpy(w) for w in model.weights])
+            seen.append([to_numpy(w) for w in model.weights])
 
     images, targets = batches(6)
     model.fit(
@@ -109,11 +110,15 @@ def test_it_is_saved_and_restored_as_arrays():
         weight.assign(weight + 1.0)
     average.update()
     saved = average.get()
+    kept = [array.copy() for array in saved]
     other = km.training.WeightAverage(model, 0.5)
     other.set(saved)
     average.update()
     other.update()
     for got, wanted in zip(other.get(), average.get(), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert not np.array_equal(average.get()[0], kept[0])
+    for got, wanted in zip(saved, kept, strict=True):
         np.testing.assert_array_equal(got, wanted)
     with pytest.raises(ValueError, match="Received: 1 arrays"):
         other.set(saved[:1])

@@ -13,6 +13,7 @@ import pytest
 
 from keras_metaformer_lite.cli.web_server import PageMissingError, PageServer
 
+APPLICATION = Path(__file__).resolve().parents[2] / "applications/web"
 FLAGS = (
     "--headless=new",
     "--disable-dev-shm-usage",
@@ -30,7 +31,7 @@ FLAGS = (
 
 @contextlib.contextmanager
 def serving(models: list[Path], port: int = 0) -> Iterator[PageServer]:
-    """The page's server, in a thread; a visible skip where npm installed nothing."""
+    """The page's server, in a thread; a visible skip where it was not built."""
     try:
         server = PageServer("127.0.0.1", port, models)
     except PageMissingError as error:

@@ -9,10 +9,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from keras_metaformer.export import LiteRTModel, to_litert
-from keras_metaformer_lite.cli.web_server import APPLICATION
 from keras_metaformer_lite.examples import photograph_files
 from tests.export.models import hierarchical
-from tests.web.browser import Page, chromium, serving
+from tests.web.browser import APPLICATION, Page, chromium, serving
 
 pytestmark = pytest.mark.backend_independent
 

@@ -7,8 +7,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from keras_metaformer_lite.cli.web_server import APPLICATION
 from keras_metaformer_lite.images import INTERPOLATIONS, EvaluationTransform
+from tests.web.browser import APPLICATION
 
 pytestmark = pytest.mark.backend_independent
 
