@@ -59,7 +59,7 @@ def test_the_preprocessor_prepares_as_the_model_was_evaluated(squash):
         assert found.shape == expected.shape
         # The middle square is cut out first, half a pixel beside Pillow's at most:
         # hence photographs without sharp edges.
-        assert np.abs(found - expected).mean() < 0.05
+        assert np.abs(found - expected).mean() < 0.08
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.99
     again = MetaFormerImageConverter.from_config(converter.get_config())
     np.testing.assert_array_equal(again(pixels[None]), converter(pixels[None]))
