@@ -46,7 +46,7 @@ class MetaFormerBackbone(keras_hub.models.FeaturePyramidBackbone):
         ValueError: if the model has no pyramid levels, or is tied to another size.
     """
 
-    presets = published.described()
+    presets: Any = published.described()
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class MetaFormerImageClassifier(keras_hub.models.ImageClassifier):
 
     backbone_cls = MetaFormerBackbone
     preprocessor_cls = MetaFormerImageClassifierPreprocessor
-    presets = published.described()
+    presets: Any = published.described()
 
     def __init__(
         self,

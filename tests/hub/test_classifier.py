@@ -1,5 +1,7 @@
 """Models of this library as KerasHub's backbones and classifiers."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def test_a_classifier_says_what_the_model_says(family, tmp_path):
     assert type(loaded) is MetaFormerImageClassifier
     np.testing.assert_allclose(loaded.predict_on_batch(IMAGES), expected, atol=1e-5)
     classifier.save(tmp_path / "classifier.keras")
-    loaded = keras.saving.load_model(tmp_path / "classifier.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "classifier.keras")
     np.testing.assert_allclose(loaded.predict_on_batch(IMAGES), expected, atol=1e-5)
 
 
@@ -140,7 +142,7 @@ def test_a_nested_backbone_trains_saves_folds_and_exports(tmp_path):
     assert losses[-1] < losses[0]
     expected = model.predict(IMAGES, verbose=0)
     model.save(tmp_path / "mine.keras")
-    loaded = keras.saving.load_model(tmp_path / "mine.keras")
+    loaded: Any = keras.saving.load_model(tmp_path / "mine.keras")
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-5)
     folded = km.fold(model)
     assert folded.count_params() < model.count_params()
