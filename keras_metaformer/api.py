@@ -46,6 +46,7 @@ from keras_metaformer.applications.identityformer import (
 from keras_metaformer.applications.mlp_mixer import (
     MLPMixerB16 as MLPMixerB16,
     MLPMixerB32 as MLPMixerB32,
+    MLPMixerH14 as MLPMixerH14,
     MLPMixerL16 as MLPMixerL16,
     MLPMixerL32 as MLPMixerL32,
     MLPMixerS16 as MLPMixerS16,
@@ -58,6 +59,13 @@ from keras_metaformer.applications.poolformer import (
     PoolFormerS12 as PoolFormerS12,
     PoolFormerS24 as PoolFormerS24,
     PoolFormerS36 as PoolFormerS36,
+)
+from keras_metaformer.applications.poolformer_hybrids import (
+    MetaFormerIdS12 as MetaFormerIdS12,
+    MetaFormerPPAAS12 as MetaFormerPPAAS12,
+    MetaFormerPPFFS12 as MetaFormerPPFFS12,
+    MetaFormerPPPAS12 as MetaFormerPPPAS12,
+    MetaFormerPPPFS12 as MetaFormerPPPFS12,
 )
 from keras_metaformer.applications.poolformerv2 import (
     PoolFormerV2M36 as PoolFormerV2M36,
@@ -83,10 +91,16 @@ from keras_metaformer.features.embedding import embeddings as embeddings
 from keras_metaformer.features.extractor import feature_extractor as feature_extractor
 from keras_metaformer.inference.folding import fold as fold
 from keras_metaformer.layers import MetaMixer as MetaMixer
+from keras_metaformer.models.ffnet import FFNet as FFNet
 from keras_metaformer.models.metaformer import (
     IsotropicMetaFormer as IsotropicMetaFormer,
     MetaFormer as MetaFormer,
 )
+from keras_metaformer.training.prediction import (
+    evaluate as evaluate,
+    predict as predict,
+)
+from keras_metaformer.training.run import train as train
 from keras_metaformer.weights.files.readers import read_checkpoint as read_checkpoint
 from keras_metaformer.weights.porting import (
     port_weights as port_weights,

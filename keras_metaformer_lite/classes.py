@@ -5,12 +5,18 @@ from functools import cache
 from importlib import resources
 
 # Number of classes of each data set. Google's order of ImageNet-21k holds two
-# classes that the fall 2011 release, which sail-sg trained on, does not have.
-DATASETS = {"imagenet": 1000, "imagenet21k": 21841, "imagenet21k_google": 21843}
+# classes that the fall 2011 release, which sail-sg trained on, does not have; MIIL left
+# away those with few images.
+DATASETS = {
+    "imagenet": 1000,
+    "imagenet21k": 21841,
+    "imagenet21k_google": 21843,
+    "imagenet21k_miil": 11221,
+}
 
 
 def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
-    """Returns the classes of an ImageNet data set, in the order of the outputs.
+    """The classes of an ImageNet data set, in the order of the outputs.
 
     Names are written as in `keras.applications`: the first WordNet lemma with
     underscores for blanks.
@@ -20,14 +26,14 @@ def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
 
     Args:
         dataset: `"imagenet"` (1000 classes), `"imagenet21k"` (21841, the order of
-            sail-sg's checkpoints) or `"imagenet21k_google"` (21843, that of
-            Google's checkpoints).
+            sail-sg's checkpoints), `"imagenet21k_google"` (21843, that of
+            Google's checkpoints) or `"imagenet21k_miil"` (11221, that of MIIL's).
 
     Returns:
         One `(WordNet identifier, name)` per class.
 
     Raises:
-        ValueError: If the data set is not known.
+        ValueError: if the data set is not known.
     """
     if dataset not in DATASETS:
         raise ValueError(
@@ -38,7 +44,7 @@ def class_names(dataset: str = "imagenet") -> list[tuple[str, str]]:
 
 
 def dataset_of(classes: int) -> str | None:
-    """Returns the ImageNet data set with so many classes, or None."""
+    """The ImageNet data set with so many classes, or None."""
     for dataset, count in DATASETS.items():
         if count == classes:
             return dataset
@@ -57,6 +63,7 @@ def _read(dataset: str) -> tuple[tuple[str, str], ...]:
     dropped = content["only_google"] if dataset == "imagenet21k" else []
     return tuple(
         (identifier, name)
-        for identifier, name in content["classes"]
+        for identifier, name, *marks in content["classes"]
         if identifier not in dropped
+        and ("miil" in marks or dataset != "imagenet21k_miil")
     )

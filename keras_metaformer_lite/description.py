@@ -32,16 +32,16 @@ class ImageDescription:
 
     Args:
         transform: how an image is resized, cropped and normalised in evaluation.
-        includes_preprocessing: Whether the model normalises by itself: it takes pixels
+        includes_preprocessing: whether the model normalises by itself: it takes pixels
             0..255 then.
         output: `"probabilities"`, `"logits"` or `"features"` (no classifier).
-        class_names: One for each class, in the order of the output, None where there
+        class_names: one for each class, in the order of the output, None where there
             are none, or the name of a list of ImageNet's: `"imagenet"`,
             `"imagenet21k"` or `"imagenet21k_google"`. The WordNet identifiers or names
             of such a list are kept as its name.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
 
     transform: EvaluationTransform
@@ -88,7 +88,7 @@ class ImageDescription:
             resolution, 3)`, of pixels 0..255 where the model normalises by itself.
 
         Raises:
-            ImageError: If it cannot be read as an image.
+            ImageError: if it cannot be read as an image.
         """
         return self.transform(image, normalise=not self.includes_preprocessing)
 
@@ -117,7 +117,7 @@ class ImageDescription:
         """The description of `get_config`.
 
         Raises:
-            ValueError: If it is something that `get_config` would not give.
+            ValueError: if it is something that `get_config` would not give.
         """
         try:
             transform = dict(config["transform"])

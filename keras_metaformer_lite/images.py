@@ -45,20 +45,20 @@ class ImageError(ValueError):
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Reads an image file as 8-bit RGB.
+    """Read an image file as 8-bit RGB.
 
     The EXIF orientation is applied. Grey, palette, CMYK and 16-bit images are
     converted; what is transparent is laid on white. Of an animation the first
     image is taken.
 
     Args:
-        path: A JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF file.
+        path: a JPEG, PNG, WebP, GIF, BMP, TIFF, PPM or AVIF file.
 
     Returns:
         A `PIL.Image.Image` of mode `"RGB"`.
 
     Raises:
-        ImageError: If the file cannot be read, is not an image of these formats,
+        ImageError: if the file cannot be read, is not an image of these formats,
             is cut off or damaged, or has more pixels than Pillow decodes
             (about 179 million, see `PIL.Image.MAX_IMAGE_PIXELS`).
     """
@@ -84,14 +84,14 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_image(content: bytes, name: str = "") -> Image.Image:
-    """Reads an image file's bytes as `load_image` reads the file.
+    """Read an image file's bytes as `load_image` reads the file.
 
     Args:
         content: the whole file.
         name: what messages call it.
 
     Raises:
-        ImageError: As `load_image`.
+        ImageError: as `load_image`.
     """
     received = f"Received: {name!r}" if name else f"Received: {len(content)} bytes"
     return _decode(io.BytesIO(content), received)
@@ -131,10 +131,10 @@ def _decode(file: Any, received: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Returns a Pillow image of any mode as 8-bit RGB, transparency on white.
+    """A Pillow image of any mode as 8-bit RGB, transparency on white.
 
     Raises:
-        ImageError: If the mode has no 8-bit or 16-bit meaning (32-bit and
+        ImageError: if the mode has no 8-bit or 16-bit meaning (32-bit and
             floating-point images).
     """
     from PIL import Image
@@ -166,7 +166,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Returns the image files that files, directories and patterns stand for.
+    """The image files that files, directories and patterns stand for.
 
     A directory stands for the files in it (not below it) with an image's suffix, a
     pattern for the files that match (`**` for any depth of directories, each of which
@@ -175,7 +175,7 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     it without stopping the rest. A file named twice is listed once.
 
     Raises:
-        ImageError: If a directory or pattern, or `paths` as a whole, has no image.
+        ImageError: if a directory or pattern, or `paths` as a whole, has no image.
     """
     files: dict[Path, None] = {}
     for path in paths:
@@ -240,15 +240,15 @@ class EvaluationTransform:
     (224, 224, 3)
 
     Args:
-        resolution: Height and width of the result.
-        crop_fraction: Part of the resized side that the crop keeps, from 0.01 to 1.
+        resolution: height and width of the result.
+        crop_fraction: part of the resized side that the crop keeps, from 0.01 to 1.
         interpolation: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
-        mean: Per channel, of values from 0 to 1.
-        std: Per channel, of values from 0 to 1.
-        squash: Whether to give up the aspect, as for Google's MLP-Mixer.
+        mean: per channel, of values from 0 to 1.
+        std: per channel, of values from 0 to 1.
+        squash: whether to give up the aspect, as for Google's MLP-Mixer.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
 
     Reference:
         timm's `create_transform` for evaluation, crop modes "center" and "squash".
@@ -285,20 +285,20 @@ class EvaluationTransform:
     def __call__(
         self, image: ImageLike | Sequence[ImageLike], normalise: bool = True
     ) -> np.ndarray:
-        """Returns the image as a float32 array `(resolution, resolution, 3)`.
+        """The image as a float32 array `(resolution, resolution, 3)`.
 
         A list of images, or an array of several, becomes a batch `(number,
         resolution, resolution, 3)`.
 
         Args:
-            image: A path, a Pillow image, a uint8 array `(height, width, 3)`, RGB, a
+            image: a path, a Pillow image, a uint8 array `(height, width, 3)`, RGB, a
                 list of such, or a uint8 array `(number, height, width, 3)`.
-            normalise: Whether to subtract the mean and divide by the standard
+            normalise: whether to subtract the mean and divide by the standard
                 deviation. If not, values go from 0 to 255, as models with
                 `include_preprocessing=True` take them.
 
         Raises:
-            ImageError: If an array has another shape or type, a list is empty, or a
+            ImageError: if an array has another shape or type, a list is empty, or a
                 file cannot be read.
         """
         from PIL import Image

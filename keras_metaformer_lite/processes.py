@@ -28,7 +28,7 @@ def run_python(
     interpreter: str | os.PathLike[str] = "",
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python_command(...)` to its end and keeps what it writes, as text.
+    """Run `python_command(...)` to its end and keep what it writes, as text.
 
     Args:
         *arguments: what follows the options of the interpreter.

@@ -16,12 +16,29 @@ from keras_metaformer.models.ffnet import FFNET
 from keras_metaformer.models.metaformer import ISOTROPIC, METAFORMER
 
 FAMILIES = tuple(dict.fromkeys(families.get(name).family for name in families.names()))
+#: One of each builder, with attention, matrices over the tokens and batch norms.
+EACH_BUILDER = ("caformer", "mlp_mixer", "ffnet")
+#: Runs a test on every family. What they are made of is tested on each backend layer by
+#: layer, so that there one model of each builder speaks for the others.
+every_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            family, marks=() if family in EACH_BUILDER else pytest.mark.one_backend
+        )
+        for family in FAMILIES
+    ],
+)
 #: Families with a weight for every token, tied to one image size.
-TIED_TO_A_SIZE = ("randformer", "mlp_mixer", "resmlp", "gmlp")
+TIED_TO_A_SIZE = ("poolformer_hybrids", "randformer", "mlp_mixer", "resmlp", "gmlp")
+#: Where the smallest variant lacks what makes the family.
+_TYPICAL = {"poolformer_hybrids": "MetaFormerPPAAS12"}
 
 
 def smallest(family: str) -> families.Variant:
-    """The variant of a family with the fewest parameters."""
+    """The variant of a family with the fewest parameters that has all of its layers."""
+    if family in _TYPICAL:
+        return families.get(_TYPICAL[family])
     variants = [families.get(name) for name in families.names()]
     return min(
         (variant for variant in variants if variant.family == family),

@@ -20,7 +20,12 @@ FAMILY = Family(
         "S16": {"depth": 30, "width": 256, "patch_size": 16},
         "B16": {"depth": 30, "width": 512, "patch_size": 16},
     },
-    defaults={"mixer": "gated_mlp", "channel_mixer": "none"},
+    defaults={
+        "mixer": "gated_mlp",
+        "channel_mixer": "none",
+        "initialization": "mlp_mixer",
+        "stochastic_depth_schedule": "constant",
+    },
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )

@@ -10,10 +10,7 @@ from keras import ops
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.models.families import Family
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
-from keras_metaformer_lite.classes import class_names
-
-#: Datasets whose class names are known, by the number of classes.
-_DATASETS = {1000: "imagenet", 21841: "imagenet21k"}
+from keras_metaformer_lite.classes import DATASETS, class_names, dataset_of
 
 
 class Preprocessing(Protocol):
@@ -90,8 +87,9 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
     """The `top` classes of each image, best first.
 
     Args:
-        predictions: float array `(batch, 1000)` (ImageNet-1k) or `(batch, 21841)`
-            (ImageNet-21k), probabilities; a warning says so if they are logits.
+        predictions: float array `(batch, classes)` of probabilities; a warning says so
+            if they are logits. 1000 classes are ImageNet-1k's; 21841, 21843 and 11221
+            are ImageNet-21k's in checkpoints of sail-sg, Google and MIIL.
         top: int. How many classes to give.
 
     Returns:
@@ -101,10 +99,12 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
         ValueError: if the shape is another, or `top` is not positive.
     """
     scores = to_numpy(predictions)
-    if scores.ndim != 2 or scores.shape[1] not in _DATASETS:
+    dataset = dataset_of(scores.shape[-1]) if scores.ndim == 2 else None
+    if dataset is None:
         raise ValueError(
             "`decode_predictions` expects predictions of shape (batch, classes) with "
-            f"classes one of {sorted(_DATASETS)}. Received: shape={scores.shape}"
+            f"classes one of {sorted(DATASETS.values())}. "
+            f"Received: shape={scores.shape}"
         )
     if top < 1:
         raise ValueError(f"`top` must be positive. Received: top={top}")
@@ -115,7 +115,7 @@ def decode_predictions(predictions: Any, top: int = 5) -> list[list[tuple]]:
             "through a softmax, or build the model with it.",
             stacklevel=2,
         )
-    names = class_names(_DATASETS[scores.shape[1]])
+    names = class_names(dataset)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
     return [
         [(*names[index], float(row[index])) for index in indices]

@@ -25,9 +25,15 @@ FAMILY = Family(
         "B16": {"depth": 12, "width": 768, "patch_size": 16},
         "L32": {"depth": 24, "width": 1024, "patch_size": 32},
         "L16": {"depth": 24, "width": 1024, "patch_size": 16},
+        "H14": {"depth": 32, "width": 1280, "patch_size": 14},
     },
     # The official code uses GELU's tanh approximation, timm the exact form.
-    defaults={"mixer": "token_mlp", "activation": "gelu_tanh"},
+    defaults={
+        "mixer": "token_mlp",
+        "activation": "gelu_tanh",
+        "initialization": "mlp_mixer",
+        "stochastic_depth_schedule": "constant",
+    },
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
@@ -39,12 +45,14 @@ MLPMixerB32 = define_variant(FAMILY, "B32", 60_293_428, 3_237_722_112)
 MLPMixerB16 = define_variant(FAMILY, "B16", 59_880_472, 12_601_767_936)
 MLPMixerL32 = define_variant(FAMILY, "L32", 206_939_264, 11_253_293_056)
 MLPMixerL16 = define_variant(FAMILY, "L16", 208_196_168, 44_547_678_208)
+MLPMixerH14 = define_variant(FAMILY, "H14", 432_350_952, 120_989_911_040)
 
 preprocess_input = preprocessing(FAMILY)
 
 __all__ = [
     "MLPMixerB16",
     "MLPMixerB32",
+    "MLPMixerH14",
     "MLPMixerL16",
     "MLPMixerL32",
     "MLPMixerS8",

@@ -35,6 +35,7 @@ FAMILY = Family(
         "downsampling_norm": "identity",
         "output_norm": "group_norm",
         "normalize_before_pooling": True,
+        "initialization": "poolformer",
     },
 )
 

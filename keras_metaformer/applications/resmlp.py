@@ -39,6 +39,8 @@ FAMILY = Family(
         "norm": "affine",
         "output_norm": "affine",
         "residual_scaling": "layer",
+        "initialization": "poolformer",
+        "stochastic_depth_schedule": "constant",
     },
 )
 

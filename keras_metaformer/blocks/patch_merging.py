@@ -9,7 +9,8 @@ from keras_metaformer.layers.reparameterizable_depthwise import (
 )
 from keras_metaformer.layers.validation import positive_integer
 
-_KERNEL_SIZE = 7
+#: Height and width of the depthwise kernels, in pixels.
+MERGING_KERNEL_SIZE = 7
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -55,7 +56,7 @@ class PatchMerging(Composite):
         self.depth_multiplier = positive_integer("depth_multiplier", depth_multiplier)
         self.strides = positive_integer("strides", strides)
         self.depthwise = depthwise or ReparameterizableDepthwise(
-            _KERNEL_SIZE, strides, depth_multiplier, dtype=self.dtype_policy
+            MERGING_KERNEL_SIZE, strides, depth_multiplier, dtype=self.dtype_policy
         )
         self.projection = projection or BatchNormalizedSkip(dtype=self.dtype_policy)
 

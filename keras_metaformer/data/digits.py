@@ -15,18 +15,18 @@ class Digits(NamedTuple):
 
 
 def load_digits(size: int = 32, test_fraction: float = 0.2, seed: int = 0) -> Digits:
-    """Returns the digits, upscaled, in a training and a held-out part.
+    """The digits, upscaled, in a training and a held-out part.
 
     The originals are 8x8 grey values from 0 to 16. They come with scikit-learn:
     nothing is downloaded. Every class is held out in the same proportion.
 
     Args:
-        size: Height and width to upscale to, bilinearly; at least 8.
-        test_fraction: Part of the images that is held out, between 0 and 1.
-        seed: Seed of the split.
+        size: height and width to upscale to, bilinearly; at least 8.
+        test_fraction: part of the images that is held out, between 0 and 1.
+        seed: seed of the split.
 
     Raises:
-        ValueError: If `size` or `test_fraction` is out of range.
+        ValueError: if `size` or `test_fraction` is out of range.
     """
     if size < 8:
         raise ValueError(f"`size` must be at least 8. Received: size={size}")

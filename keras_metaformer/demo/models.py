@@ -17,7 +17,7 @@ IMAGE_SIZE = 32
 
 
 def build_model(seed: int = 0, family: str = "caformer") -> keras.Model:
-    """Returns a small model for 32x32 digits, untrained.
+    """A small model for 32x32 digits, untrained.
 
     Hierarchical families have three stages, of 16x16, 8x8 and 4x4 tokens (FFNet: 8x8,
     4x4 and 2x2); the isotropic ones 8x8 tokens, each of which is a pixel of the digits'
@@ -25,11 +25,11 @@ def build_model(seed: int = 0, family: str = "caformer") -> keras.Model:
     The model takes pixels from 0 to 255 and gives ten probabilities.
 
     Args:
-        seed: Of the random matrices.
-        family: A key of `FAMILIES`.
+        seed: of the random matrices.
+        family: a key of `FAMILIES`.
 
     Raises:
-        ValueError: If there is no such family.
+        ValueError: if there is no such family.
     """
     if family not in FAMILIES:
         raise ValueError(

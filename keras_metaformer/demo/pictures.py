@@ -11,11 +11,11 @@ _ROWS, _COLUMNS = 5, 12
 
 
 def draw_curves(history: dict[str, list[float]], path: Path) -> None:
-    """Draws loss and error over the epochs.
+    """Draw loss and error over the epochs.
 
     Args:
-        history: As `train` returns it.
-        path: The PNG to write.
+        history: as `train` returns it.
+        path: the PNG to write.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -61,13 +61,13 @@ def draw_curves(history: dict[str, list[float]], path: Path) -> None:
 def draw_digits(
     images: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, path: Path
 ) -> None:
-    """Draws digits with the model's answers: wrong and doubtful ones first.
+    """Draw digits with the model's answers: wrong and doubtful ones first.
 
     Args:
         images: uint8 `(number, height, width, 3)`.
         labels: int `(number,)`.
         probabilities: float `(number, classes)`.
-        path: The PNG to write.
+        path: the PNG to write.
     """
     from matplotlib.figure import Figure
 

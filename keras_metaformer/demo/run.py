@@ -36,11 +36,11 @@ def run_demo(
     """Trains, evaluates, saves, exports and compares; writes everything to `folder`.
 
     Args:
-        folder: An existing directory.
-        epochs: Passes over the training digits.
-        seed: Seed of all that is random.
-        say: Called with each line of progress.
-        family: A key of `models.FAMILIES`.
+        folder: an existing directory.
+        epochs: passes over the training digits.
+        seed: seed of all that is random.
+        say: called with each line of progress.
+        family: a key of `models.FAMILIES`.
 
     Returns:
         The report: accuracies, agreement, sizes and times, and the files written.

@@ -33,11 +33,11 @@ def train(
     choice is made from them.
 
     Args:
-        model: A model such as `models.build_model` returns.
-        digits: The images.
-        epochs: Passes over the training images.
-        seed: Seed of the order and the augmentation.
-        callbacks: Passed on to `model.fit`.
+        model: a model such as `models.build_model` returns.
+        digits: the images.
+        epochs: passes over the training images.
+        seed: seed of the order and the augmentation.
+        callbacks: passed on to `model.fit`.
 
     Returns:
         Lists with one value per epoch: `loss`, `accuracy`, `val_loss`,
@@ -98,7 +98,7 @@ class AugmentedDigits(keras.utils.PyDataset):
 
 
 def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Returns a uint8 image, shifted and rotated at random, as float32."""
+    """A uint8 image, shifted and rotated at random, as float32."""
     from PIL import Image
 
     angle = random.uniform(-MAXIMUM_ROTATION_DEGREES, MAXIMUM_ROTATION_DEGREES)
@@ -110,5 +110,5 @@ def augment(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
 
 
 def one_hot(labels: np.ndarray) -> np.ndarray:
-    """Returns integer labels `(number,)` as float32 `(number, CLASSES)`."""
+    """Integer labels `(number,)` as float32 `(number, CLASSES)`."""
     return np.eye(CLASSES, dtype="float32")[labels]

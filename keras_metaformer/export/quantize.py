@@ -82,7 +82,7 @@ def quantize_file(content: bytes, form: str, calibration: np.ndarray | None) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the quantizer's progress bars and log lines from the user."""
+    """Keep the quantizer's progress bars and log lines from the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -178,7 +178,7 @@ def _explanation(model: keras.Model, error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Sends what the converter's C++ writes to stderr to nowhere."""
+    """Send what the converter's C++ writes to stderr to nowhere."""
     try:
         stderr = sys.__stderr__.fileno()
     except (AttributeError, OSError, ValueError):

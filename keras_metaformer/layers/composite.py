@@ -11,6 +11,7 @@ from keras_metaformer.layers import operations
 from keras_metaformer.layers.activations.star_relu import StarReLU
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
+from keras_metaformer.layers.recomputation import recomputed
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 
@@ -93,7 +94,8 @@ class Composite(LayerWithParts):
     - `run.over_tokens(x, *layers)` puts layers that take `(batch, tokens, channels)`,
       such as `TokenLinear`, between maps; a sequence they take as it is.
     - `run.recomputed(x, *layers)` is `run(x, *layers)` of which training keeps `x`
-      alone and computes the rest once more for the gradient.
+      alone and computes the rest once more for the gradient: with the same random
+      numbers, and without updating statistics a second time.
 
     A flow asks nothing of `x`; what depends on shapes is decided in `build`.
 
@@ -201,7 +203,7 @@ class Run:
 
 #: Layers that do nothing outside training. By the exact class: one of a user's own
 #: that derives from them may drop at inference too.
-_IDLE_AT_INFERENCE = (keras.layers.Dropout, Dropout, StochasticDepth)
+IDLE_AT_INFERENCE = (keras.layers.Dropout, Dropout, StochasticDepth)
 
 
 class _Calling(Run):
@@ -224,7 +226,7 @@ class _Calling(Run):
             index += 1
             if not class_says(layer, "can_overwrite"):
                 x = call_inner(self.outer, layer, x, self.training)
-                if type(layer) not in _IDLE_AT_INFERENCE:
+                if type(layer) not in IDLE_AT_INFERENCE:
                     is_own = _makes_its_output(layer)
                 continue
             end = self._dense_after(steps, index)
@@ -244,7 +246,7 @@ class _Calling(Run):
         """Where the dense layer stands that is next at inference, or None."""
         if self.training is not False:
             return None
-        while index < len(steps) and type(steps[index]) in _IDLE_AT_INFERENCE:
+        while index < len(steps) and type(steps[index]) in IDLE_AT_INFERENCE:
             index += 1
         is_dense = index < len(steps) and type(steps[index]) is keras.layers.Dense
         return index if is_dense else None
@@ -252,7 +254,7 @@ class _Calling(Run):
     def recomputed(self, x, *layers):
         if not self.training:
             return self(x, *layers)
-        branch = keras.remat(lambda x: self(x, *layers))(x)
+        branch = recomputed(lambda x: self(x, *layers), x, layers)
         self.own = None
         return branch
 
@@ -297,7 +299,7 @@ class _Owning(Run):
     """The flow of "no one else holds this map"."""
 
     def step(self, layer, x):
-        if type(layer) in _IDLE_AT_INFERENCE:
+        if type(layer) in IDLE_AT_INFERENCE:
             return x
         return class_says(layer, "can_overwrite") or _makes_its_output(layer)
 

@@ -54,6 +54,9 @@ class DepthwiseConvolution(keras.layers.Layer):
 
     makes_own_output = True
 
+    #: Tells a builder that tokens must lie where their neighbours do.
+    mixes_neighbours = True
+
     def __init__(
         self,
         kernel_size,

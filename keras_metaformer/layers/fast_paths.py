@@ -53,7 +53,7 @@ def enabled() -> bool:
 
 
 def set_enabled(enabled: bool) -> None:
-    """Turns all fast paths on or off, in every thread.
+    """Turn all fast paths on or off, in every thread.
 
     Inside a `switched` block, what that block says stays in force until its end.
     """
@@ -63,7 +63,7 @@ def set_enabled(enabled: bool) -> None:
 
 @contextmanager
 def switched(enabled: bool) -> Iterator[None]:
-    """Turns all fast paths on or off inside a `with` block.
+    """Turn all fast paths on or off inside a `with` block.
 
     It holds in the thread, or the asynchronous task, that runs the block: others beside
     it are not affected.

@@ -53,6 +53,20 @@ def rate_below_one(name: str, value) -> float:
     return float(value)
 
 
+def pair_of_odd_integers(name: str, value) -> tuple[int, int]:
+    """One positive odd int for both of two things, or a pair of them.
+
+    Raises:
+        ValueError: if a sequence is no pair, or a value is no such int.
+    """
+    values = value if isinstance(value, (list, tuple)) else (value, value)
+    if len(values) != 2:
+        raise ValueError(
+            f"`{name}` must be an integer or a pair of them. Received: {name}={value!r}"
+        )
+    return odd_integer(name, values[0]), odd_integer(name, values[1])
+
+
 def map_or_sequence(layer: str, input_shape) -> tuple[int | None, ...]:
     """The sizes between batch and channels: `(height, width)`, or `(tokens,)`.
 

@@ -12,9 +12,11 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers.validation import positive_integer, rate_below_one
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer_lite.images import EvaluationTransform
 
 HEADS = ("linear", "mlp")
+SCHEDULES = ("linear", "constant")
 #: How images come into a model for which nothing else is said.
 IMAGES = EvaluationTransform(224)
 
@@ -120,8 +122,22 @@ class ModelOptions:
         output_norm: the norm before the head, as `norm`.
         normalize_before_pooling: bool. Whether that norm acts on the map (PoolFormer)
             or on the pooled features (MetaFormer baselines).
-        head: `"linear"` or `"mlp"` (linear, squared ReLU, norm, linear).
-        stochastic_depth_rate: float in [0, 1). Of the last block; rises linearly.
+        head: `"linear"` or `"mlp"` (linear, activation, norm, linear).
+        head_ratio: float. Hidden features of the MLP head for each of its inputs.
+        head_activation: of the MLP head, by any of the names that `MetaFormer` takes,
+            or a layer.
+        head_norm: of the MLP head, as `norm`, with PyTorch's default epsilon of 1e-5.
+        initialization: how weights start: `"metaformer"` (normal, standard deviation
+            0.02), `"poolformer"` (the same but for PyTorch's default in the stem and
+            the convolutions between stages; ResMLP too), `"mlp_mixer"` (Glorot's
+            uniform kernels, biases near zero, a classifier of zeros; gMLP too),
+            `"flax"` (MLP-Mixer as Google's code has it: Lecun's normal kernels, a
+            classifier of zeros), or an
+            `keras_metaformer.models.initialization.Initialization`.
+        stochastic_depth_rate: float in [0, 1). Of the last block.
+        stochastic_depth_schedule: `"linear"` for rates that rise from 0 to
+            `stochastic_depth_rate` block by block, `"constant"` for the same rate in
+            all blocks.
         head_dropout: float in [0, 1). Dropout rate before the classification layer.
         seed: int, or None for random ones. Of stochastic depth, dropout and random
             matrices.
@@ -134,7 +150,12 @@ class ModelOptions:
     output_norm: Any = "layer_norm"
     normalize_before_pooling: bool = False
     head: str = "linear"
+    head_ratio: float = 4.0
+    head_activation: Any = "squared_relu"
+    head_norm: Any = "layer_norm"
+    initialization: Any = "metaformer"
     stochastic_depth_rate: float = 0.0
+    stochastic_depth_schedule: str = "linear"
     head_dropout: float = 0.0
     seed: int | None = None
 
@@ -150,6 +171,37 @@ class ModelOptions:
             raise ValueError(
                 f"`head` must be one of {sorted(HEADS)}. Received: head={self.head!r}"
             )
+        if not self.head_ratio > 0:
+            raise ValueError(
+                "`head_ratio` must be positive. "
+                f"Received: head_ratio={self.head_ratio!r}"
+            )
+        initialization_of(self.initialization)
+        if self.stochastic_depth_schedule not in SCHEDULES:
+            raise ValueError(
+                f"`stochastic_depth_schedule` must be one of {sorted(SCHEDULES)}. "
+                "Received: stochastic_depth_schedule="
+                f"{self.stochastic_depth_schedule!r}"
+            )
+
+    def depth_rates(self, blocks: int) -> list[float]:
+        """The rate of stochastic depth of each of so many blocks."""
+        rate = self.stochastic_depth_rate
+        if self.stochastic_depth_schedule == "constant":
+            return [rate] * blocks
+        return [rate * index / max(blocks - 1, 1) for index in range(blocks)]
+
+    def why_idle(self, name: str, value: Any, default: Any) -> str | None:
+        """Why an argument that was asked for acts on nothing; None where it acts.
+
+        Args:
+            name: of a field.
+            value: of that field, other than the default.
+            default: what the field is where nothing is asked for.
+        """
+        if name in ("head_ratio", "head_activation", "head_norm"):
+            return None if self.head == "mlp" else "only `head='mlp'` has one"
+        return None
 
 
 class ModelArguments(ApplicationArguments, ModelOptions):

@@ -7,11 +7,22 @@ from typing import Any, TypeVar
 import keras
 
 from keras_metaformer.blocks import MetaFormerBlock, ResidualBranch
-from keras_metaformer.blocks.residual_branch import check_residual_scaling
-from keras_metaformer.layers.mixers.table import make_channel_mixer, make_token_mixer
-from keras_metaformer.layers.norms.table import make_norm
+from keras_metaformer.blocks.residual_branch import (
+    RESIDUAL_SCALINGS,
+    check_residual_scaling,
+)
+from keras_metaformer.layers.mixers.table import (
+    CHANNEL_MIXERS,
+    SETTINGS,
+    TOKEN_MIXERS,
+    make_channel_mixer,
+    make_token_mixer,
+    settings_of,
+)
+from keras_metaformer.layers.norms.table import BIASED, make_norm
 from keras_metaformer.layers.validation import positive_integer, rate_below_one
 from keras_metaformer.models.arguments import ModelOptions
+from keras_metaformer.models.initialization import initialization_of
 
 Config = TypeVar("Config")
 
@@ -25,11 +36,11 @@ class BlockConfig:
 
     Attributes:
         mixer: per stage. The token mixer: `"identity"`, `"random"`, `"pooling"`,
-            `"convolution"`, `"depthwise_separable"`,
-            `"separable_convolution"`, `"self_attention"`, `"token_mlp"`,
-            `"cross_patch_linear"`, `"gated_mlp"`, `"ffnified_attention"`, or a layer of
-            yours that keeps the shape `(batch, height, width, channels)`. Settings of a
-            mixer are given with the layer: heads of 16 channels, say, with
+            `"convolution"`, `"depthwise_separable"`, `"separable_convolution"`,
+            `"self_attention"`, `"token_mlp"`, `"cross_patch_linear"`, `"gated_mlp"`,
+            `"ffnified_attention"`, or a layer of yours that keeps the shape `(batch,
+            height, width, channels)`. Settings of a mixer are given with the layer:
+            heads of 16 channels, say, with
             `km.layers.SelfAttentionMixer(head_dim=16)`.
         activation: per stage. `"star_relu"`, `"squared_relu"`, `"relu"`, `"gelu"`,
             `"gelu_tanh"`, the name of any other activation of Keras such as `"silu"`, a
@@ -44,12 +55,18 @@ class BlockConfig:
             blocks have biases.
         channel_mixer: per stage. `"mlp"`, `"convnext"`, a layer, or `"none"` for blocks
             without a second step (as gMLP's).
-        mlp_ratio: float, per stage. Hidden channels for each channel.
-        mlp_dropout: float in [0, 1), per stage. Dropout rate inside the channel MLPs.
+        mlp_ratio: float, per stage. Hidden channels for each channel, in the channel
+            mixers and `"gated_mlp"`; None for what their papers have: 4 in `"mlp"`, 3
+            in `"convnext"`, 6 in `"gated_mlp"`.
+        mlp_dropout: float in [0, 1), per stage. Dropout rate inside the channel mixers
+            and the token mixers that are MLPs.
         gradient_checkpointing: bool, per stage. Whether training keeps of each residual
             step of the stage its input alone and computes the rest once more for the
-            gradient: less memory for the time of one more forward pass. Not with batch
-            norms or dropout in the blocks.
+            gradient: less memory for the time of one more forward pass, and the same
+            results, with batch norms and dropout too.
+        position_embedding: bool, per stage. Whether a learned vector is added to each
+            position before the blocks of the stage, as before self-attention in
+            PoolFormer's hybrids and vision transformers. It ties the model to one size.
 
     Raises:
         ValueError: if a field is out of range.
@@ -59,14 +76,15 @@ class BlockConfig:
     _: dataclasses.KW_ONLY
     activation: Any = "star_relu"
     norm: Any = "layer_norm"
-    residual_scaling: str | Sequence[str] = "none"
+    residual_scaling: str | Sequence[str] | None = "none"
     residual_scale_initial_value: float | Sequence[float] = 1.0
     layer_scale_initial_value: float | Sequence[float] = 1e-5
     use_bias: bool | Sequence[bool] = False
     channel_mixer: Any = "mlp"
-    mlp_ratio: float | Sequence[float] = 4.0
+    mlp_ratio: float | Sequence[float | None] | None = None
     mlp_dropout: float | Sequence[float] = 0.0
     gradient_checkpointing: bool | Sequence[bool] = False
+    position_embedding: bool | Sequence[bool] = False
 
     def __post_init__(self) -> None:
         check_residual_scaling(self.residual_scaling)
@@ -107,20 +125,40 @@ class BlockConfig:
                 **kwargs,
             )
 
-        mixer = self.token_mixer(seed(0))
+        # A mixer that is named takes of these and of the fields what it can use.
+        start = initialization_of(options.initialization).of_linear()
+        mixer = self.token_mixer(seed=seed(0), **start)
         if self.channel_mixer in (None, "none"):
             return residual(mixer, 2, name=name)
-        # A mixer that is named takes of the fields what it can use.
         channel_mixer = make_channel_mixer(
-            self.channel_mixer, seed=seed(1), **vars(self)
+            self.channel_mixer, seed=seed(1), **start, **vars(self)
         )
         return MetaFormerBlock(
             residual(mixer, 2), residual(channel_mixer, 3), name=name
         )
 
-    def token_mixer(self, seed: int | None = None) -> keras.layers.Layer:
-        """A fresh token mixer."""
-        return make_token_mixer(self.mixer, seed=seed, **vars(self))
+    def token_mixer(self, **settings: Any) -> keras.layers.Layer:
+        """A fresh token mixer.
+
+        Args:
+            **settings: beside the fields.
+        """
+        return make_token_mixer(self.mixer, **settings, **vars(self))
+
+    def takes(self, name: str) -> bool:
+        """Whether a field acts on the blocks as the other fields have them."""
+        scaling: Any = self.residual_scaling
+        if name == "residual_scale_initial_value":
+            return RESIDUAL_SCALINGS[scaling][0]
+        if name == "layer_scale_initial_value":
+            return RESIDUAL_SCALINGS[scaling][1]
+        if name not in SETTINGS:
+            return True
+        if name == "use_bias" and isinstance(self.norm, str) and self.norm in BIASED:
+            return True
+        return name in settings_of(self.mixer, TOKEN_MIXERS) or (
+            name in settings_of(self.channel_mixer, CHANNEL_MIXERS)
+        )
 
 
 def per_stage(
@@ -176,9 +214,42 @@ def check_stages(depths: Any, widths: Any) -> tuple[tuple[int, ...], tuple[int, 
     return checked[0], checked[1]
 
 
-def linear_rates(rate: float, blocks: int) -> list[float]:
-    """Stochastic depth of each block, rising linearly from 0 to `rate`."""
-    return [rate * index / max(blocks - 1, 1) for index in range(blocks)]
+def why_idle(
+    blocks: Sequence[BlockConfig], name: str, value: Any, default: Any
+) -> str | None:
+    """Why a field that was asked for acts on no block; None where it acts.
+
+    A value for all stages has to act on one, a value of its own on its stage.
+
+    Args:
+        blocks: what the blocks of each stage are made of.
+        name: of a field of `BlockConfig`.
+        value: of the field, for all stages or a sequence of one for each.
+        default: of the field where nothing is asked for.
+    """
+    takes = [block.takes(name) for block in blocks]
+    if not isinstance(value, (list, tuple)):
+        idle = [] if any(takes) else list(range(len(blocks)))
+    else:
+        usual = default
+        if not isinstance(default, (list, tuple)):
+            usual = [default] * len(blocks)
+        idle = [
+            stage
+            for stage, acts in enumerate(takes)
+            if not acts and value[stage] != usual[stage]
+        ]
+    if not idle:
+        return None
+    block = blocks[idle[0]]
+    if name not in SETTINGS:
+        return (
+            f"there is no such scale with residual_scaling={block.residual_scaling!r}"
+        )
+    return (
+        f"neither mixer={block.mixer!r} nor channel_mixer={block.channel_mixer!r} "
+        "takes such a setting; a layer of your own has it from you"
+    )
 
 
 def derived_seed(seed: int | None, position: int, purpose: int) -> int | None:

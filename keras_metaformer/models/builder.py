@@ -5,7 +5,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, ParamSpec
@@ -61,6 +61,7 @@ def builder_function(
 
             given = bind(build.__name__, signature, args, kwargs)
             arguments: Any = arguments_class(**given)  # type: ignore[call-arg]
+            refuse_idle(arguments, given, signature)
 
             def make() -> PyramidModel:
                 with dtype_policy(arguments.dtype):
@@ -73,6 +74,37 @@ def builder_function(
         return build
 
     return decorate
+
+
+def refuse_idle(
+    arguments: ModelArguments, given: Mapping[str, Any], signature: inspect.Signature
+) -> None:
+    """Refuses arguments that were asked for and act on nothing.
+
+    Args:
+        arguments: of the model.
+        given: those that the caller gave, by name.
+        signature: of the function that was called. What is given as it is by default
+            is not asked for.
+
+    Raises:
+        ValueError: for the first one that acts on nothing, with the reason.
+    """
+    for name, value in given.items():
+        default = signature.parameters[name].default
+        if _same(value, default):
+            continue
+        reason = arguments.why_idle(name, value, default)
+        if reason:
+            raise ValueError(
+                f"`{name}` would change nothing: {reason}. Received: {name}={value!r}"
+            )
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, (list, tuple)) and isinstance(default, (list, tuple)):
+        return len(value) == len(default) and all(map(_same, value, default))
+    return value is default or (type(value) is type(default) and value == default)
 
 
 def signature_of(arguments_class: Callable, **defaults: Any) -> inspect.Signature:
@@ -131,7 +163,7 @@ def _attributes(documented: type) -> dict[str, str]:
 
 @contextmanager
 def dtype_policy(dtype: Any) -> Iterator[None]:
-    """Gives the layers that are made inside a `with` block a dtype policy.
+    """Give the layers that are made inside a `with` block a dtype policy.
 
     Keras holds its policy for each thread apart, so that others see nothing of it.
 

@@ -5,16 +5,16 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers.activations.squared_relu import SquaredReLU
+from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.class_token import FirstToken
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.norms.table import make_norm
 from keras_metaformer.models.arguments import ModelArguments
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer.models.pyramid_model import PyramidModel
 from keras_metaformer_lite.description import ImageDescription
 from keras_metaformer_lite.images import EvaluationTransform
 
-_MLP_HEAD_RATIO = 4
 # PyTorch's default, which the official MLP head keeps (its other norms have 1e-6).
 _MLP_HEAD_EPSILON = 1e-5
 
@@ -98,19 +98,21 @@ def _check_image(image: Any, minimum_size: int) -> None:
 def finish(
     arguments: ModelArguments, images: EvaluationTransform, image: Any, features: Any
 ) -> PyramidModel:
-    """Norm, pooling and head on the last map, and the model around them."""
+    """Norm, pooling and head, and the model around them.
+
+    Args:
+        arguments: of the model.
+        images: what the model is for.
+        image: its input.
+        features: the last map, or a sequence of tokens that begins with a class token.
+    """
     norm = make_norm(arguments.output_norm, epsilon=arguments.norm_epsilon)
     norm.name = "output_norm"
-    pooling = "avg" if arguments.include_top else arguments.pooling
-    pool = None
-    if pooling == "avg":
-        pool = keras.layers.GlobalAveragePooling2D(name="average_pool")
-    elif pooling == "max":
-        pool = keras.layers.GlobalMaxPooling2D(name="max_pool")
-    steps = (norm, pool) if arguments.normalize_before_pooling else (pool, norm)
+    pool = _pooling(arguments, has_class_token=len(features.shape) == 3)
+    before = arguments.normalize_before_pooling
     x = features
-    for step in steps:
-        x = x if step is None else step(x)
+    for step in (norm, *pool) if before else (*pool, norm):
+        x = step(x)
     if arguments.include_top:
         x = _head(arguments, x)
     inputs: Any = image
@@ -125,6 +127,29 @@ def finish(
         )
         describe_images(model, arguments, transform)
     return model
+
+
+def _pooling(arguments: ModelArguments, has_class_token: bool) -> list[Any]:
+    """The layers that make one vector an image, or none."""
+    if has_class_token and arguments.include_top:
+        return [FirstToken(name="class_token_output")]
+    pooling = "avg" if arguments.include_top else arguments.pooling
+    if pooling is None:
+        return []
+    average, maximum = (
+        keras.layers.GlobalAveragePooling2D,
+        keras.layers.GlobalMaxPooling2D,
+    )
+    layers = []
+    if has_class_token:
+        layers.append(keras.layers.Cropping1D((1, 0), name="tokens_of_the_image"))
+        average, maximum = (
+            keras.layers.GlobalAveragePooling1D,
+            keras.layers.GlobalMaxPooling1D,
+        )
+    if pooling == "avg":
+        return [*layers, average(name="average_pool")]
+    return [*layers, maximum(name="max_pool")]
 
 
 def describe_images(
@@ -165,21 +190,21 @@ def describe_images(
 
 
 def _head(arguments: ModelArguments, x: Any) -> Any:
+    start = initialization_of(arguments.initialization)
     if arguments.head == "mlp":
-        x = keras.layers.Dense(
-            _MLP_HEAD_RATIO * x.shape[-1],
-            kernel_initializer=truncated_normal(),
-            name="head_expand",
-        )(x)
-        x = SquaredReLU(name="head_activation")(x)
-        x = keras.layers.LayerNormalization(
-            epsilon=_MLP_HEAD_EPSILON, name="head_norm"
-        )(x)
+        hidden = max(int(arguments.head_ratio * x.shape[-1]), 1)
+        x = keras.layers.Dense(hidden, **start.of_linear(), name="head_expand")(x)
+        for name, layer in (
+            ("head_activation", make_activation(arguments.head_activation)),
+            ("head_norm", make_norm(arguments.head_norm, epsilon=_MLP_HEAD_EPSILON)),
+        ):
+            layer.name = name
+            x = layer(x)
     if arguments.head_dropout:
         x = Dropout(arguments.head_dropout, seed=arguments.seed, name="head_dropout")(x)
     return keras.layers.Dense(
         arguments.classes,
         activation=arguments.classifier_activation,
-        kernel_initializer=truncated_normal(),
+        **start.of_classifier(),
         name="predictions",
     )(x)

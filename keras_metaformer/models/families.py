@@ -13,6 +13,7 @@ from keras_metaformer.models.builder import (
     P,
     describe,
     dtype_policy,
+    refuse_idle,
     signature_of,
 )
 from keras_metaformer.models.classifier import describe_images
@@ -143,6 +144,7 @@ def define_variant(
             if row.activation:
                 wanted["activation"] = row.activation
         arguments = builder.arguments(**{**defaults, **wanted, **given})
+        refuse_idle(arguments, given, signature)
         images = row.transform if row else unpublished
 
         def make() -> PyramidModel:
@@ -193,5 +195,9 @@ Reference:
 
 
 def snake_case(name: str) -> str:
-    """`"ConvFormerS18"` to `"convformer_s18"`, `"FFNet1"` to `"ffnet_1"`."""
-    return re.sub(r"(?:Ti|[SMBL])?\d+$", r"_\g<0>", name).lower()
+    """`"ConvFormerS18"` to `"convformer_s18"`, `"FFNet1"` to `"ffnet_1"`.
+
+    `"MetaFormerPPPAS12"` becomes `"metaformer_pppa_s12"`.
+    """
+    name = re.sub(r"^MetaFormer(?=.)", "MetaFormer_", name)
+    return re.sub(r"(?:Ti|[SMBLH])?\d+$", r"_\g<0>", name).lower()

@@ -13,13 +13,22 @@ from keras_metaformer.blocks import (
     PatchMerging,
     ResidualBranch,
 )
+from keras_metaformer.blocks.patch_merging import MERGING_KERNEL_SIZE
 from keras_metaformer.layers import (
+    BatchNormalized,
     ConvNeXtChannelMixer,
-    FFNifiedAttention,
+    DepthwiseConvolution,
     SqueezeExcitation,
 )
 from keras_metaformer.layers.activations.table import make_activation
+from keras_metaformer.layers.initializers import another, truncated_normal
+from keras_metaformer.layers.mixers.table import (
+    TOKEN_MIXERS,
+    make_token_mixer,
+    settings_of,
+)
 from keras_metaformer.layers.norms.table import make_norm
+from keras_metaformer.layers.validation import odd_integer, pair_of_odd_integers
 from keras_metaformer.models.arguments import (
     ConstructorArguments,
     ModelArguments,
@@ -28,15 +37,17 @@ from keras_metaformer.models.arguments import (
 from keras_metaformer.models.block_config import (
     check_stages,
     derived_seed,
-    linear_rates,
     per_stage,
 )
-from keras_metaformer.models.builder import Builder
+from keras_metaformer.models.builder import Builder, builder_function
 from keras_metaformer.models.classifier import finish, image_input
+from keras_metaformer.models.initialization import initialization_of
 from keras_metaformer.models.metaformer import Stages
 from keras_metaformer.models.pyramid_model import PyramidModel, StageOutput
 from keras_metaformer_lite.images import EvaluationTransform
 
+# As published.
+_IMAGES = EvaluationTransform(256)
 _STEM: Any = {"kernel_size": 3, "strides": 2, "padding": 1}
 
 
@@ -45,7 +56,13 @@ class FFNetBlockConfig:
     """What the blocks of one stage of an FFNet are made of.
 
     Attributes:
-        token_kernel_size: int, per stage. Of FFNified attention, in pixels.
+        mixer: per stage. The token mixer, by any of the names that `MetaFormer` takes,
+            or a layer that keeps the shape `(batch, height, width, channels)`.
+        norm: per stage. Before the token mixer, by any of the names that `MetaFormer`
+            takes, or a layer. FFNified attention has a batch norm inside.
+        token_kernel_size: int, or a pair of them for keys and values, per stage. Of
+            FFNified attention, in pixels. Pairs stand in a list with one for each
+            stage. None for 7 in the later half of the stages and 3 before.
         channel_kernel_size: int, per stage. Of the channel mixer, in pixels.
         mlp_ratio: int, per stage. Hidden channels for each channel.
         activation: per stage. Of the mixers, by any of the names that `MetaFormer`
@@ -54,14 +71,33 @@ class FFNetBlockConfig:
             none.
         squeeze_excitation: bool, per stage. Whether every other block weights its
             channels.
+        branches: bool, per stage. Whether depthwise convolutions are trained as two
+            branches, which `km.fold` makes one of; None, as published, for those from 7
+            pixels on.
+        gradient_checkpointing: bool, per stage. Whether training keeps of each residual
+            step of the stage its input alone and computes the rest once more for the
+            gradient: less memory for the time of one more forward pass, and the same
+            results.
+
+    Raises:
+        ValueError: if a kernel size is not a positive odd integer, or a pair of them.
     """
 
-    token_kernel_size: int | Sequence[int] = (3, 3, 7, 7)
+    mixer: Any = "ffnified_attention"
+    norm: Any = "identity"
+    token_kernel_size: int | Sequence[int | Sequence[int]] | None = None
     channel_kernel_size: int | Sequence[int] = 7
     mlp_ratio: int | Sequence[int] = 3
     activation: Any = "gelu"
     layer_scale_initial_value: float | Sequence[float | None] | None = None
     squeeze_excitation: bool | Sequence[bool] = False
+    branches: bool | Sequence[bool | None] | None = None
+    gradient_checkpointing: bool | Sequence[bool] = False
+
+    def __post_init__(self) -> None:
+        stage: Any = self  # Of one stage: no field is a sequence of more.
+        pair_of_odd_integers("token_kernel_size", stage.token_kernel_size)
+        odd_integer("channel_kernel_size", stage.channel_kernel_size)
 
     def build(
         self,
@@ -82,28 +118,44 @@ class FFNetBlockConfig:
         """
         stage: Any = self  # Of one stage: no field is a sequence here.
 
-        def residual(transform: keras.layers.Layer, purpose: int) -> ResidualBranch:
+        def seed(purpose: int) -> int | None:
+            return derived_seed(options.seed, position, purpose)
+
+        def residual(
+            transform: keras.layers.Layer, norm: Any, purpose: int
+        ) -> ResidualBranch:
             scale = stage.layer_scale_initial_value
             return ResidualBranch(
                 transform,
-                make_norm("identity"),
+                make_norm(norm, epsilon=options.norm_epsilon),
                 residual_scaling="none" if scale is None else "layer",
                 layer_scale_initial_value=1e-6 if scale is None else scale,
                 stochastic_depth_rate=depth_rate,
-                seed=derived_seed(options.seed, position, purpose),
+                seed=seed(purpose),
+                gradient_checkpointing=stage.gradient_checkpointing,
             )
 
+        start = initialization_of(options.initialization).of_linear()
         channel_mixer = ConvNeXtChannelMixer(
-            stage.channel_kernel_size, stage.mlp_ratio, stage.activation
+            stage.channel_kernel_size,
+            stage.mlp_ratio,
+            stage.activation,
+            branches=stage.branches,
+            **start,
         )
+        token_mixer = self.token_mixer(seed=seed(2), **start)
         # The official model puts it into every other block.
         squeezes = stage.squeeze_excitation and index % 2 == 0
         return MetaFormerBlock(
-            residual(FFNifiedAttention(stage.token_kernel_size, stage.activation), 0),
-            residual(channel_mixer, 1),
+            residual(token_mixer, self.norm, 0),
+            residual(channel_mixer, "identity", 1),
             between=SqueezeExcitation() if squeezes else None,
             name=name,
         )
+
+    def token_mixer(self, **settings: Any) -> keras.layers.Layer:
+        """A fresh token mixer; one that is named takes what it can use."""
+        return make_token_mixer(self.mixer, **vars(self), **settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,12 +193,22 @@ class FFNetArguments(ModelArguments, FFNetOptions, Stages):
                     "patch merging multiplies channels. "
                     f"Received: widths={self.widths}"
                 )
+        if self.token_kernel_size is None:
+            later = (len(self.depths) + 1) // 2
+            sizes = (3,) * (len(self.depths) - later) + (7,) * later
+            object.__setattr__(self, "token_kernel_size", sizes)
         _ = self.blocks  # Wrong ones are refused here.
 
     @functools.cached_property
     def blocks(self) -> tuple[FFNetBlockConfig, ...]:
         """What the blocks of each stage are made of."""
         return per_stage(FFNetBlockConfig, self, len(self.depths))
+
+    def why_idle(self, name: str, value: Any, default: Any) -> str | None:
+        if name != "token_kernel_size":
+            return super().why_idle(name, value, default)
+        takes = [name in settings_of(x.mixer, TOKEN_MIXERS) for x in self.blocks]
+        return None if any(takes) else f"no stage has it with mixer={self.mixer!r}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,17 +229,20 @@ def build_ffnet(arguments: FFNetArguments, images: EvaluationTransform) -> Pyram
         `output_norm` and `predictions`.
     """
     depths, widths = arguments.depths, arguments.widths
-    image, x = image_input(arguments, images, 2 ** (len(depths) + 1), False)
+    fixed_size = any(
+        getattr(block.token_mixer(), "needs_static_size", False)
+        for block in arguments.blocks
+    )
+    image, x = image_input(arguments, images, 2 ** (len(depths) + 1), fixed_size)
     x = _stem_convolution(arguments, arguments.stem_width, "stem_0")(x)
     activation = make_activation("gelu")
     activation.name = "stem_activation"
     x = _stem_convolution(arguments, widths[0], "stem_1")(activation(x))
-    rates = linear_rates(arguments.stochastic_depth_rate, sum(depths))
+    rates = arguments.depth_rates(sum(depths))
     position = 0
     for stage, depth in enumerate(depths):
         if stage:
-            multiplier = widths[stage] // widths[stage - 1]
-            x = PatchMerging(multiplier, name=f"stage_{stage}_downsampling")(x)
+            x = _merging(arguments, stage)(x)
         for index in range(depth):
             name = f"stage_{stage}_block_{index}"
             block = arguments.blocks[stage].build(
@@ -189,12 +254,31 @@ def build_ffnet(arguments: FFNetArguments, images: EvaluationTransform) -> Pyram
     return finish(arguments, images, image, x)
 
 
+def _merging(arguments: FFNetArguments, stage: int) -> PatchMerging:
+    multiplier = arguments.widths[stage] // arguments.widths[stage - 1]
+    depthwise = None  # FFNet's own, with branches.
+    if arguments.blocks[stage].branches is False:
+        depthwise = BatchNormalized(
+            DepthwiseConvolution(
+                MERGING_KERNEL_SIZE,
+                2,
+                multiplier,
+                kernel_initializer=truncated_normal(),
+            )
+        )
+    return PatchMerging(
+        multiplier, depthwise=depthwise, name=f"stage_{stage}_downsampling"
+    )
+
+
 def _stem_convolution(
     arguments: FFNetArguments, filters: int, name: str
 ) -> Downsampling:
+    start = initialization_of(arguments.initialization)
     return Downsampling(
         filters,
         **_STEM,
+        kernel_initializer=another(start.embedding_kernel),
         post_norm=make_norm("batch_norm", epsilon=arguments.norm_epsilon),
         use_bias=False,
         name=name,
@@ -202,3 +286,39 @@ def _stem_convolution(
 
 
 FFNET = Builder(build_ffnet, FFNetArguments, _FFNetConstructorArguments)
+
+
+@builder_function(FFNetArguments)
+def FFNet(arguments: FFNetArguments) -> PyramidModel:
+    """An FFNet of any depths, widths, kernels and token mixers.
+
+    An image goes through a stem of two convolutions and stages of `MetaFormerBlock`s
+    whose token mixer is FFNified attention and whose channel mixer is ConvNeXt's; patch
+    merging halves the map between two stages. Arguments marked *per stage* take one
+    value, or a list with one for each stage.
+
+    Example:
+
+    >>> model = FFNet(
+    ...     depths=(1, 1), widths=(16, 32),
+    ...     mixer=("ffnified_attention", "self_attention"),
+    ...     norm=("identity", "layer_norm"),
+    ...     input_shape=(32, 32, 3), classes=10,
+    ... )
+    >>> model.output_shape
+    (None, 10)
+
+    Returns:
+        A functional `keras.Model` with the properties `pyramid_outputs` and
+        `pyramid_level_inputs`.
+
+    Raises:
+        TypeError: for an unknown keyword.
+        ValueError: if an argument is out of range, lists differ in length, a width is
+            no multiple of the one before, the input is too small for the stages, or a
+            mixer changes the shape.
+
+    Reference:
+        - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
+    """
+    return build_ffnet(arguments, _IMAGES)

@@ -50,7 +50,7 @@ FOREIGN_WORDS = {
 
 
 def check_keywords(function: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuses unknown keywords, with what they are called here.
+    """Refuse unknown keywords, with what they are called here.
 
     Raises:
         TypeError: for the first of `given` that is not among `known`.

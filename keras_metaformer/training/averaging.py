@@ -28,8 +28,8 @@ class WeightAverage:
     ...     predictions = model.predict(np.zeros((1, 4)), verbose=0)
 
     Args:
-        model: A built model.
-        decay: In [0, 1).
+        model: a built model.
+        decay: in [0, 1).
 
     Raises:
         ValueError: if `decay` is out of range, or the model has no weights yet.
@@ -58,7 +58,7 @@ class WeightAverage:
         ]
 
     def update(self) -> None:
-        """Moves the average towards the weights; to be called once an update.
+        """Move the average towards the weights; to be called once an update.
 
         Raises:
             RuntimeError: inside `applied`.
@@ -101,7 +101,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Gives the model the averages in a `with` block, then its own weights back.
+        """Give the model the averages in a `with` block, then its own weights back.
 
         The model's own weights come back bit for bit, after an exception too.
 
@@ -174,7 +174,7 @@ class AverageWeights(keras.callbacks.Callback):
     Under gradient accumulation that is once in so many batches.
 
     Args:
-        average: What is moved. Its model is the one that is fitted, or a part of it.
+        average: what is moved. Its model is the one that is fitted, or a part of it.
     """
 
     def __init__(self, average: WeightAverage) -> None:

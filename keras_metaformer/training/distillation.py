@@ -43,12 +43,12 @@ class Distiller(keras.Model):
     >>> student.save("student.keras")  # doctest: +SKIP
 
     Args:
-        student: Classifier that is trained.
-        teacher: Classifier of the same images and classes, any Keras model. Where it
+        student: classifier that is trained.
+        teacher: classifier of the same images and classes, any Keras model. Where it
             wants other pixels or another size, put layers that convert them before it.
-        hard: Whether the teacher's best class counts, or its probabilities.
-        alpha: Weight of the teacher's part, in [0, 1].
-        temperature: Positive, of the soft form.
+        hard: whether the teacher's best class counts, or its probabilities.
+        alpha: weight of the teacher's part, in [0, 1].
+        temperature: positive, of the soft form.
 
     Raises:
         ValueError: if an argument is out of range, or the two models do not have the

@@ -95,7 +95,7 @@ class _GroupedOptimizer(keras.optimizers.Optimizer):
         return super()._get_current_learning_rate()
 
     def _moments(self, gradient, variable):
-        """Moves the moments; returns them without their bias towards zero."""
+        """Move the moments, and return them without their bias towards zero."""
         index = self._get_variable_index(variable)
         dtype = variable.dtype
         gradient = ops.cast(gradient, dtype)

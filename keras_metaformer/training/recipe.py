@@ -167,8 +167,8 @@ class Recipe:
             None for the model's own.
         random_resized_crop_scale: least and largest part of the area that is cut out.
         random_resized_crop_ratio: least and largest width over height of the cut.
-        interpolation: of training images: `"bilinear"`, `"bicubic"` or `"random"`
-            (either of these, drawn for each image).
+        interpolation: of training images: `"nearest"`, `"bilinear"`, `"bicubic"`,
+            `"lanczos"`, or `"random"` for bilinear or bicubic, drawn for each image.
         horizontal_flip: probability.
         rand_augment: policy in timm's notation, such as `"rand-m9-mstd0.5-inc1"`, or
             None.
@@ -242,7 +242,9 @@ class Recipe:
         "images", _RANGE, (3 / 4, 4 / 3)
     )
     interpolation: str = _field(
-        "images", _choice("bilinear", "bicubic", "random"), "random"
+        "images",
+        _choice("nearest", "bilinear", "bicubic", "lanczos", "random"),
+        "random",
     )
     horizontal_flip: float = _field("images", _number(0, 1), 0.5)
     rand_augment: str | None = _field("images", _optional(_TEXT), None)
@@ -519,10 +521,10 @@ def load_recipe(
     (32, 0.008)
 
     Args:
-        name_or_path: Name of `list_recipes`, of a file of the package for several
+        name_or_path: name of `list_recipes`, of a file of the package for several
             models with `model_name` (`"caformer"`), or path of a `.toml` file.
-        model_name: Constructor's name; None for the recipe's own model.
-        overrides: Values of fields, as they are or as text.
+        model_name: constructor's name; None for the recipe's own model.
+        overrides: values of fields, as they are or as text.
 
     Raises:
         ValueError: if there is no such recipe or field, or a value is out of range.
@@ -654,9 +656,9 @@ def build_optimizer(recipe: Recipe, model: Any, updates_per_epoch: int):
     weight decay, and which part of the rate each is trained at.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The model, with what is frozen frozen.
-        updates_per_epoch: Updates of the weights in an epoch,
+        recipe: of `load_recipe`.
+        model: the model, with what is frozen frozen.
+        updates_per_epoch: updates of the weights in an epoch,
             `recipe.updates_per_epoch(images)`.
     """
     from keras_metaformer.training.optimizers import LAMB, AdamW
@@ -694,8 +696,8 @@ def build_loss(recipe: Recipe, model: Any):
     last layer.
 
     Args:
-        recipe: Of `load_recipe`.
-        model: The classifier.
+        recipe: of `load_recipe`.
+        model: the classifier.
     """
     import keras
 

@@ -35,12 +35,12 @@ def epoch_schedule(
     0.000001 0.000801 0.003997 0.000010
 
     Args:
-        peak: The highest rate.
-        epochs: Epochs of the cosine, those of the warmup among them.
-        warmup_epochs: Epochs of the warmup.
-        warmup_rate: Rate of the first epoch, where there is a warmup.
-        floor: Lowest rate of the cosine, and that of the cooldown.
-        cooldown_epochs: Epochs after the cosine.
+        peak: the highest rate.
+        epochs: epochs of the cosine, those of the warmup among them.
+        warmup_epochs: epochs of the warmup.
+        warmup_rate: rate of the first epoch, where there is a warmup.
+        floor: lowest rate of the cosine, and that of the cooldown.
+        cooldown_epochs: epochs after the cosine.
 
     Returns:
         float64 array `(epochs + cooldown_epochs,)`.
@@ -126,9 +126,9 @@ class EpochSchedule(keras.optimizers.schedules.LearningRateSchedule):
     0.1 0.2
 
     Args:
-        rates: Rate of each epoch, such as `epoch_schedule` returns.
-        updates_per_epoch: Updates of the weights in one epoch.
-        interpolate: Whether the rate moves at every update, on the line from one
+        rates: rate of each epoch, such as `epoch_schedule` returns.
+        updates_per_epoch: updates of the weights in one epoch.
+        interpolate: whether the rate moves at every update, on the line from one
             epoch's rate to the next one's, instead of once an epoch.
 
     Raises:

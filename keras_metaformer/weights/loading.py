@@ -17,6 +17,7 @@ from keras_metaformer.weights.porting import (
     PortingError,
     classifier_width,
     port_weights,
+    token_resizer,
 )
 from keras_metaformer_lite.names import question
 from keras_metaformer_lite.weights import cache, catalogue
@@ -197,16 +198,17 @@ def _open(
 ) -> tuple[int | None, Callable[[bool], Any]]:
     """The number of classes in a file, and what loads it with or without them."""
     if path.name.endswith(KERAS_SUFFIXES):
-        if token_interpolation:
-            raise ValueError(
-                "`token_interpolation` works for tags and for files of arrays by name: "
-                "write this one with `keras-metaformer convert` as .safetensors first. "
-                f"Received: weights={os.fspath(path)!r}"
-            )
         classes = keras_files.classes(model, path, CLASSIFIER)
-        return classes, lambda skip: keras_files.load(
-            model, path, model.get_layer(CLASSIFIER) if skip else None
-        )
+        changes: dict[str, None] = {}
+        resize = token_resizer(model, token_interpolation, changes)
+
+        def load(skip: bool) -> None:
+            classifier = model.get_layer(CLASSIFIER) if skip else None
+            keras_files.load(model, path, classifier, resize)
+            for change in changes:
+                warnings.warn(change, stacklevel=3)
+
+        return classes, load
     state_dict = read_checkpoint(path)
     return classifier_width(model, state_dict), lambda skip: port_weights(
         model,

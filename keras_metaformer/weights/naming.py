@@ -7,7 +7,7 @@ the key follows from the weight's own name. The first rule that matches counts.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from keras_metaformer.weights.structure import WeightSlot
 
@@ -22,11 +22,17 @@ _PYTORCH_NAMES = {
 _NEVER = r"(?!)"
 
 
-_LATER_BLOCK = r"^(stage_[1-9]\d*_block_)(\d+)"
+def _as_named(path: str, roots: Collection[str]) -> str:
+    return path
 
 
-def _next_block(match: re.Match) -> str:
-    return f"{match[1]}{int(match[2]) + 1}"
+def _downsampling_counts(path: str, roots: Collection[str]) -> str:
+    """A stage's downsampling is its first block."""
+    return re.sub(
+        r"^(stage_[1-9]\d*_block_)(\d+)",
+        lambda match: f"{match[1]}{int(match[2]) + 1}",
+        path,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +63,8 @@ class Naming:
         transposed: whether kernels are in PyTorch's order of axes (output first).
         names: Keras' name of a weight to the source's.
         separator: between module and weight in a key.
-        downsampling_counts: whether a stage's downsampling is its first block.
+        known_as: from a layer's path, and the names of all layers, to the path that the
+            rules are for: where a source counts otherwise.
         vectors: `(key pattern, shape)` of per-channel weights that the source keeps
             with unit axes.
         ignored: pattern of keys that carry no weight, such as counters.
@@ -72,21 +79,20 @@ class Naming:
         default_factory=lambda: dict(_PYTORCH_NAMES)
     )
     separator: str = "."
-    downsampling_counts: bool = False
+    known_as: Callable[[str, Collection[str]], str] = _as_named
     vectors: tuple[tuple[str, tuple[int, ...]], ...] = ()
     ignored: str = _NEVER
 
     def entries(self, slots: Mapping[str, WeightSlot]) -> dict[str, Entry | None]:
         """For each path where the source keeps that weight; None if it cannot."""
-        mlp_head = any(path.startswith("head_expand/") for path in slots)
+        roots = {path.split("/")[0] for path in slots}
         attention = {path.split("/")[0] for path in slots if "/qkv/" in path}
         entries = {}
         for path in slots:
             root = path.split("/")[0]
             # The classifier's key depends on the kind of head that it ends.
-            known_as = f"head_{path}" if mlp_head and root == "predictions" else path
-            if self.downsampling_counts:
-                known_as = re.sub(_LATER_BLOCK, _next_block, known_as)
+            mlp_head = "head_expand" in roots and root == "predictions"
+            known_as = self.known_as(f"head_{path}" if mlp_head else path, roots)
             linear = self.linear_beside_attention and root in attention
             entries[path] = self._entry(known_as, linear)
         return entries
@@ -151,31 +157,54 @@ SAIL_METAFORMER = Naming(
 )
 
 
-def _sail_poolformer_rules() -> tuple[tuple[str, str], ...]:
-    rules = [("stem/convolution", "patch_embed.proj")]
-    for stage in range(4):
-        # Blocks and downsamplings share one list in the official model.
-        block = rf"stage_{stage}_block_(\d+)"
-        target = rf"network.{2 * stage}.\1"
-        rules += [
-            (
-                rf"stage_{stage}_downsampling/convolution",
-                f"network.{2 * stage - 1}.proj",
-            ),
-            (block + "/token_mixing/norm", target + ".norm1"),
-            (block + "/channel_mixing/norm", target + ".norm2"),
-            (block + "/token_mixing/layer_scale", target + ".layer_scale_1!"),
-            (block + "/channel_mixing/layer_scale", target + ".layer_scale_2!"),
-            (block + "/channel_mixing/transform/expand", target + ".mlp.fc1"),
-            (block + "/channel_mixing/transform/project", target + ".mlp.fc2"),
-        ]
-    return (*rules, ("output_norm", "norm"), ("predictions", "head"))
+def _in_one_list(path: str, roots: Collection[str]) -> str:
+    """Stages, what is between them and positions are one list in the official code."""
+    root, _, rest = path.partition("/")
+    match = re.fullmatch(
+        r"stage_(\d+)_(downsampling|position_embedding|block_\d+)", root
+    )
+    if match is None:
+        return path
+    stage, kind = int(match[1]), match[2]
+    last = stage + 1 if kind.startswith("block") else stage
+    positions = sum(f"stage_{each}_position_embedding" in roots for each in range(last))
+    index = 2 * stage - (kind == "downsampling") + positions
+    return f"network_{index}_{kind}/{rest}"
 
+
+_IN_LIST = r"network_(\d+)"
+_LISTED_BLOCK = _IN_LIST + r"_block_(\d+)"
+_LISTED_MIXER = _LISTED_BLOCK + "/token_mixing/transform"
 
 SAIL_POOLFORMER = Naming(
     name="sail-sg/poolformer",
-    rules=_sail_poolformer_rules(),
-    convolutions=r".*_mixing/transform/.*",
+    rules=(
+        ("stem/convolution", "patch_embed.proj"),
+        (_IN_LIST + "_downsampling/convolution", r"network.\1.proj"),
+        (_IN_LIST + "_position_embedding", r"network.\1.pos_embed!"),
+        (_LISTED_BLOCK + "/token_mixing/norm", r"network.\1.\2.norm1"),
+        (_LISTED_BLOCK + "/channel_mixing/norm", r"network.\1.\2.norm2"),
+        (_LISTED_BLOCK + "/token_mixing/layer_scale", r"network.\1.\2.layer_scale_1!"),
+        (
+            _LISTED_BLOCK + "/channel_mixing/layer_scale",
+            r"network.\1.\2.layer_scale_2!",
+        ),
+        (_LISTED_MIXER + "/qkv", r"network.\1.\2.token_mixer.qkv"),
+        (_LISTED_MIXER + "/output_projection", r"network.\1.\2.token_mixer.proj"),
+        (_LISTED_MIXER + "/linear", r"network.\1.\2.token_mixer.fc"),
+        (
+            _LISTED_BLOCK + "/channel_mixing/transform/expand",
+            r"network.\1.\2.mlp.fc1",
+        ),
+        (
+            _LISTED_BLOCK + "/channel_mixing/transform/project",
+            r"network.\1.\2.mlp.fc2",
+        ),
+        ("output_norm", "norm"),
+        ("predictions", "head"),
+    ),
+    convolutions=r".*/channel_mixing/transform/.*",
+    known_as=_in_one_list,
 )
 
 TIMM_METAFORMER = Naming(
@@ -317,7 +346,7 @@ FFNET = Naming(
     rules=_ffnet_rules(),
     convolutions=r"stage_.*",
     vectors=((r".*\.layer_scale", (-1, 1, 1)),),
-    downsampling_counts=True,
+    known_as=_downsampling_counts,
     ignored=r".*\.num_batches_tracked",
 )
 

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.layers import TokenLinear
+from keras_metaformer.layers import PositionEmbedding, TokenLinear
 from keras_metaformer.weights.layouts import (
     from_pytorch,
     to_pytorch,
@@ -20,6 +20,7 @@ from keras_metaformer.weights.naming import NAMINGS, Entry, Naming
 from keras_metaformer.weights.structure import WeightSlot, weight_slots
 from keras_metaformer.weights.token_interpolation import (
     map_of_tokens,
+    resize_positions,
     resize_token_weight,
 )
 
@@ -55,9 +56,9 @@ def port_weights(
         skip_classifier: bool. Whether the last layer stays as it is, for another number
             of classes.
         resize_tokens: bool, or `(height, width)`. Whether the matrices that MLP-Mixer,
-            ResMLP and gMLP mix tokens with are resized for the model's image size, with
-            a warning. True takes them for matrices of square images; for others give
-            the size of those images, in pixels.
+            ResMLP and gMLP mix tokens with, and learned positions, are resized for the
+            model's image size, with a warning. True takes matrices for those of square
+            images; for others give the size of those images, in pixels.
         adapt_channels: bool. Whether a first convolution for three channels is adapted
             to the number that the model's images have, with a warning: summed for one
             channel, else repeated and rescaled, as timm's `in_chans` does.
@@ -93,7 +94,7 @@ def port_weights(
             if (
                 ported is not None
                 and image_size
-                and isinstance(slot.layer, TokenLinear)
+                and isinstance(slot.layer, (TokenLinear, PositionEmbedding))
             ):
                 ported, change = _resized(model, slot, ported, image_size)
                 changes.update(change)
@@ -140,6 +141,32 @@ def _copied(array: np.ndarray, dtype: str) -> np.ndarray:
     return np.array(array, np.dtype(getattr(ml_dtypes, dtype, dtype)), order="C")
 
 
+def token_resizer(
+    model: keras.Model, resize_tokens: bool | Sequence[int], warned: dict[str, None]
+) -> Any:
+    """What makes weights of `TokenLinear` fit a model; None if that is not asked for.
+
+    Args:
+        model: that weights are loaded into.
+        resize_tokens: as in `port_weights`.
+        warned: gets what there is to warn of, as keys.
+
+    Returns:
+        `(layer, variable, array) -> array`.
+    """
+    image_size = _image_size(resize_tokens)
+    if image_size is None:
+        return None
+
+    def resized(layer: TokenLinear, variable: Any, array: np.ndarray) -> np.ndarray:
+        slot = WeightSlot(variable.path, variable, layer)
+        array, change = _resized(model, slot, array, image_size)
+        warned.update(change)
+        return array
+
+    return resized
+
+
 def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
     """Of the images that token matrices are for; `(1, 1)` is any square."""
     if isinstance(resize_tokens, bool):
@@ -160,7 +187,9 @@ def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
 def _resized(
     model: keras.Model, slot: WeightSlot, array: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, dict[str, None]]:
-    """A weight of `TokenLinear` for the layer's own maps, and what to warn of."""
+    """A weight for every token for the layer's own maps, and what to warn of."""
+    if isinstance(slot.layer, PositionEmbedding):
+        return _resized_positions(model, slot, array)
 
     def grids(name: str, axis: int) -> tuple | None:
         after = getattr(slot.layer, name)
@@ -181,6 +210,21 @@ def _resized(
         "not promised."
     )
     return resize_token_weight(array, inputs, outputs), {warning: None}
+
+
+def _resized_positions(
+    model: keras.Model, slot: WeightSlot, array: np.ndarray
+) -> tuple[np.ndarray, dict[str, None]]:
+    height, width = slot.variable.shape[:2]
+    before = array.shape[:2]
+    if array.ndim != 3 or len(slot.variable.shape) != 3 or before == (height, width):
+        return array, {}
+    warning = (
+        f"Resized the learned positions of {model.name!r} from maps of {before[0]} x "
+        f"{before[1]} tokens for images of shape {model.input_shape[1:]}: accuracy is "
+        "not promised."
+    )
+    return resize_positions(array, (height, width)), {warning: None}
 
 
 def _first_convolution(slots: Mapping[str, WeightSlot]) -> str | None:

@@ -1,4 +1,4 @@
-"""Token-mixing matrices for another image size."""
+"""Token-mixing matrices and learned positions for another image size."""
 
 import math
 from collections.abc import Callable
@@ -31,6 +31,24 @@ def resize_token_weight(
         resized = resized @ _on_map(_resample, *output_grids).T
     if input_grids is not None and array.ndim == 2:
         resized = _on_map(_distribute, *input_grids) @ resized
+    return resized.astype(array.dtype)
+
+
+def resize_positions(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Learned positions for maps of another height and width, bilinearly.
+
+    Args:
+        array: `(height, width, channels)`.
+        size: `(height, width)` of the new maps.
+
+    Returns:
+        Array `(*size, channels)`, of the dtype of `array`.
+    """
+    rows, columns = (
+        _resample(before, after)
+        for before, after in zip(array.shape[:2], size, strict=True)
+    )
+    resized = np.einsum("ih,jw,hwc->ijc", rows, columns, array.astype("float64"))
     return resized.astype(array.dtype)
 
 

@@ -56,7 +56,7 @@ class Augmentation:
         label_smoothing: part of the target that is spread over all classes.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
 
     Reference:
         timm 1.0.31: `transforms_imagenet_train`, `RandomErasing`, `FastCollateMixup`.

@@ -54,7 +54,7 @@ def check_sources(
     Args:
         training: images and labels.
         validation: the held-out part, of the same classes.
-        read_images: Whether to read all images, for those that cannot be read and those
+        read_images: whether to read all images, for those that cannot be read and those
             that are in both parts.
         workers: processes that read images; 0 for none, None for one for each core but
             one.

@@ -51,7 +51,7 @@ def rand_augment_operation(
         A Pillow image, or an array where an array was given, of the same size.
 
     Raises:
-        ValueError: If there is no such operation, or it takes other arguments.
+        ValueError: if there is no such operation, or it takes other arguments.
 
     Reference:
         - RandAugment, https://arxiv.org/abs/1909.13719
@@ -97,14 +97,14 @@ class RandAugment:
         magnitude: of 10.
         magnitude_std: standard deviation of the normal distribution around it, cut off
             at 0 and 10.
-        layers: Operations for each image, drawn with replacement.
+        layers: operations for each image, drawn with replacement.
         probability: with which each of them is applied.
         interpolation: of the geometric ones; `"random"` for bilinear or bicubic, drawn
             for each.
         fill: RGB of what becomes empty.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: if an argument is out of its range.
     """
 
     magnitude: float = 9.0
@@ -137,7 +137,7 @@ class RandAugment:
             **settings: other fields.
 
         Raises:
-            ValueError: If the name is not of this form.
+            ValueError: if the name is not of this form.
         """
         kind, *parts = name.split("-")
         fields = {

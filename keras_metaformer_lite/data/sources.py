@@ -63,7 +63,7 @@ class Source:
         """An image as a Pillow image of mode `"RGB"`.
 
         Raises:
-            ImageError: If it cannot be read.
+            ImageError: if it cannot be read.
         """
         raise NotImplementedError(f"{type(self).__name__}.load")
 
@@ -531,7 +531,7 @@ def encoded_image(content: Any, name: str) -> Image.Image:
     """The image of a record: an encoded file, or an array of pixels.
 
     Raises:
-        ImageError: If it cannot be read.
+        ImageError: if it cannot be read.
     """
     if isinstance(content, (bytes, memoryview)):
         return decode_image(bytes(content), name)

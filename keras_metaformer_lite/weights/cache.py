@@ -31,10 +31,10 @@ class CacheError(OSError):
 
 
 def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
-    """Returns the cache folder, which need not exist yet.
+    """The cache folder, which need not exist yet.
 
     Args:
-        folder: Overrides what the environment says.
+        folder: overrides what the environment says.
     """
     # A variable that is set to nothing means no folder, above all not the current one.
     folder = folder or os.environ.get("KERAS_METAFORMER_CACHE")
@@ -49,12 +49,12 @@ def hand_placed_path(
     source: Source = "auto",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Returns where a file fetched by other means is looked for.
+    """Where a file fetched by other means is looked for.
 
     Args:
-        checkpoint: Which weights.
-        source: As in `Checkpoint.url`.
-        folder: Overrides the cache folder.
+        checkpoint: which weights.
+        source: as in `Checkpoint.url`.
+        folder: overrides the cache folder.
     """
     file = _file_name(checkpoint.url(source))
     return cache_folder(folder) / "sources" / _name(checkpoint) / file
@@ -65,13 +65,13 @@ def record_path(
     source: Source = "auto",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Returns where the record of the file is or will be.
+    """Where the record of the file is or will be.
 
     Args:
-        checkpoint: Which weights.
-        source: As in `Checkpoint.url`. Where both sources are the same file, so are
+        checkpoint: which weights.
+        source: as in `Checkpoint.url`. Where both sources are the same file, so are
             their records.
-        folder: Overrides the cache folder.
+        folder: overrides the cache folder.
     """
     suffix = "" if checkpoint.url(source) == checkpoint.url() else "-official"
     return cache_folder(folder) / f"{_name(checkpoint)}{suffix}.json"
@@ -82,14 +82,14 @@ def cached_source(
     source: Source = "auto",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path | None:
-    """Returns the file if it is there and of the recorded size, else `None`.
+    """The file if it is there and of the recorded size, else `None`.
 
     No request is sent and nothing is written.
 
     Args:
-        checkpoint: Which weights.
-        source: As in `Checkpoint.url`.
-        folder: Overrides the cache folder.
+        checkpoint: which weights.
+        source: as in `Checkpoint.url`.
+        folder: overrides the cache folder.
     """
     record = _read_record(record_path(checkpoint, source, folder))
     for file in _candidates(checkpoint, source, folder, record):
@@ -103,21 +103,21 @@ def ensure_source(
     source: Source = "auto",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Returns the published file, downloading it on first use.
+    """The published file, downloading it on first use.
 
     Later uses send no request, take no lock and write nothing, so that a read-only
     cache serves them. Processes that need the same file at once make one download
     between them.
 
     Args:
-        checkpoint: Which weights.
-        source: As in `Checkpoint.url`.
-        folder: Overrides the cache folder.
+        checkpoint: which weights.
+        source: as in `Checkpoint.url`.
+        folder: overrides the cache folder.
 
     Raises:
-        DownloadError: If the file cannot be fetched, or is not what it was or should
+        DownloadError: if the file cannot be fetched, or is not what it was or should
             be.
-        CacheError: If the cache folder cannot be written to.
+        CacheError: if the cache folder cannot be written to.
     """
     if file := cached_source(checkpoint, source, folder):
         return file
@@ -132,15 +132,15 @@ def verify(
     source: Source = "auto",
     folder: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Returns the file after comparing its SHA-256 with the recorded one.
+    """The file after comparing its SHA-256 with the recorded one.
 
     Args:
-        checkpoint: Which weights.
-        source: As in `Checkpoint.url`.
-        folder: Overrides the cache folder.
+        checkpoint: which weights.
+        source: as in `Checkpoint.url`.
+        folder: overrides the cache folder.
 
     Raises:
-        CacheError: If it is not in the cache, or changed since it was first used.
+        CacheError: if it is not in the cache, or changed since it was first used.
     """
     file = cached_source(checkpoint, source, folder)
     record = record_path(checkpoint, source, folder)
@@ -161,19 +161,19 @@ def verify(
 def clear(
     checkpoint: Checkpoint, folder: str | os.PathLike[str] | None = None
 ) -> list[Path]:
-    """Removes what was downloaded, whole or not, and its record.
+    """Remove what was downloaded, whole or not, and its record.
 
     Files that the user placed by hand, and the hub's own cache, are left alone.
 
     Args:
-        checkpoint: Which weights; both sources of them are removed.
-        folder: Overrides the cache folder.
+        checkpoint: which weights; both sources of them are removed.
+        folder: overrides the cache folder.
 
     Returns:
         The files removed.
 
     Raises:
-        CacheError: If the cache folder cannot be written to, or has links in the place
+        CacheError: if the cache folder cannot be written to, or has links in the place
             of its own folders, which would lead elsewhere.
     """
     removed = []
@@ -196,10 +196,10 @@ def clear(
 def cached_checkpoints(
     folder: str | os.PathLike[str] | None = None,
 ) -> list[tuple[Checkpoint, Source]]:
-    """Returns the checkpoints with a record in the cache, damaged ones included.
+    """The checkpoints with a record in the cache, damaged ones included.
 
     Args:
-        folder: Overrides the cache folder.
+        folder: overrides the cache folder.
     """
     found: dict[Path, tuple[Checkpoint, Source]] = {}
     for checkpoint in all_checkpoints():
@@ -211,7 +211,7 @@ def cached_checkpoints(
 
 
 def advice_to_clear(checkpoint: Checkpoint) -> str:
-    """Returns the sentence that says how to forget what was seen at first."""
+    """The sentence that says how to forget what was seen at first."""
     return (
         "To accept what is there now: `keras-metaformer weights clear "
         f"{checkpoint.constructor} {checkpoint.tag}`, then try again."
@@ -296,7 +296,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _hub_sha256(file: Path) -> str | None:
-    """Returns the hash that the hub's cache names a large file by, if it is there."""
+    """The hash that the hub's cache names a large file by, if it is there."""
     if file.is_symlink() and file.parent.parent.name == "snapshots":
         name = Path(os.readlink(file)).name
         if re.fullmatch(r"[0-9a-f]{64}", name):
@@ -317,7 +317,7 @@ def _downloads(record: Path) -> Path:
 
 
 def _refuse_links(downloads: Path) -> None:
-    """Raises `CacheError` if a folder of the cache's own leads out of it."""
+    """Raise `CacheError` if a folder of the cache's own leads out of it."""
     for folder in (downloads.parent, downloads):
         if folder.is_symlink():
             raise CacheError(
@@ -349,7 +349,7 @@ def _locked(record: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turns the disk's errors into one that names the folder and the ways out."""
+    """Turn the disk's errors into one that names the folder and the ways out."""
     in_the_way = "a file is in the place of a folder"
     reasons = {errno.ENOTDIR: in_the_way, errno.EEXIST: in_the_way}
     try:

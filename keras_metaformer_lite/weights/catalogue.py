@@ -19,36 +19,36 @@ class Checkpoint:
     """One published set of weights, and how its authors evaluate it.
 
     Attributes:
-        constructor: Name of the constructor here, such as `"ConvFormerS18"`.
-        family: Lower-case family name, such as `"convformer"`.
-        tag: What `weights=` takes, such as `"imagenet_384"`.
-        urls: Official file first; further files hold the same weights and are
+        constructor: name of the constructor here, such as `"ConvFormerS18"`.
+        family: lower-case family name, such as `"convformer"`.
+        tag: what `weights=` takes, such as `"imagenet_384"`.
+        urls: official file first; further files hold the same weights and are
             accepted when placed by hand in the cache.
         hub_id: timm's Hugging Face repository with the same weights, or `None`.
-        hub_file: File in that repository, or `None`.
-        hub_revision: Commit of that repository that is asked for, or `None` for the
+        hub_file: file in that repository, or `None`.
+        hub_revision: commit of that repository that is asked for, or `None` for the
             newest.
-        sha256: Of the files, by address; where a file has none, a hash in its name
+        sha256: of the files, by address; where a file has none, a hash in its name
             counts, or the one that was seen first.
-        naming: Source whose key naming the first of `urls` has; the hub file has
+        naming: source whose key naming the first of `urls` has; the hub file has
             `"timm"`'s.
-        resolution: Height and width in pixels of the evaluation images.
-        classes: Width of the classifier in the file.
+        resolution: height and width in pixels of the evaluation images.
+        classes: width of the classifier in the file.
         resize: `"shorter_side"`: keep the aspect ratio and scale the shorter side to
             `resolution / crop_fraction`, then crop the centre. `"exact"`: scale to
             `resolution` x `resolution` whatever the aspect ratio.
-        crop_fraction: Side of the centre crop over the resized shorter side.
+        crop_fraction: side of the centre crop over the resized shorter side.
         interpolation: `"bicubic"` or `"bilinear"`.
-        activation: Activation that the weights were trained with, or `None` for the
+        activation: activation that the weights were trained with, or `None` for the
             constructor's own.
-        mean: Per channel (RGB), for pixels in [0, 1].
-        std: Per channel (RGB), for pixels in [0, 1].
-        top1: Published ImageNet-1k top-1 accuracy in percent, if any.
-        parameters_millions: Published parameter count (rounded), if any.
-        macs_billions: Published multiply-adds for one image (rounded), if any.
+        mean: per channel (RGB), for pixels in [0, 1].
+        std: per channel (RGB), for pixels in [0, 1].
+        top1: published ImageNet-1k top-1 accuracy in percent, if any.
+        parameters_millions: published parameter count (rounded), if any.
+        macs_billions: published multiply-adds for one image (rounded), if any.
         licence: SPDX identifier.
-        notes: What else is to be known, or `None`.
-        source: Where these facts were read.
+        notes: what else is to be known, or `None`.
+        source: where these facts were read.
     """
 
     constructor: str
@@ -88,22 +88,22 @@ class Checkpoint:
         )
 
     def known_sha256(self, url: str) -> str | None:
-        """Returns the SHA-256 of a file, or as much of its start as is published.
+        """The SHA-256 of a file, or as much of its start as is published.
 
         Args:
-            url: Address of the file.
+            url: address of the file.
         """
         return self.sha256.get(url) or hash_prefix(url)
 
     def url(self, source: Source = "auto") -> str:
-        """Returns the address of the file that is downloaded.
+        """The address of the file that is downloaded.
 
         Args:
             source: `"auto"` prefers timm's safetensors file where there is one,
                 `"official"` takes the original.
 
         Raises:
-            ValueError: If `source` is neither.
+            ValueError: if `source` is neither.
         """
         if source not in ("auto", "official"):
             raise ValueError(
@@ -117,10 +117,10 @@ class Checkpoint:
 
 
 def hash_prefix(url: str) -> str | None:
-    """Returns the start of the SHA-256 that a file name such as `x-76587d61.pth` holds.
+    """The start of the SHA-256 that a file name such as `x-76587d61.pth` holds.
 
     Args:
-        url: Address or file name.
+        url: address or file name.
     """
     match = re.search(r"-([0-9a-f]{8,64})\.pth$", url)
     return match[1] if match else None
@@ -128,7 +128,7 @@ def hash_prefix(url: str) -> str | None:
 
 @functools.cache
 def _load() -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """Returns all checkpoints, and the constructors nobody published weights for."""
+    """All checkpoints, and the constructors nobody published weights for."""
     file = resources.files("keras_metaformer_lite.weights") / "catalogue.json"
     data = json.loads(file.read_text(encoding="utf-8"))
     return tuple(map(_from_row, data["checkpoints"])), tuple(data["unpublished"])
@@ -141,12 +141,12 @@ def _from_row(row: dict[str, Any]) -> Checkpoint:
 
 
 def all_checkpoints() -> tuple[Checkpoint, ...]:
-    """Returns every published checkpoint, in the catalogue's order."""
+    """Every published checkpoint, in the catalogue's order."""
     return _load()[0]
 
 
 def _canonical(constructor: str) -> str:
-    """Returns the constructor's name in its own spelling."""
+    """The constructor's name in its own spelling."""
     checkpoints, unpublished = _load()
     names = [*(checkpoint.constructor for checkpoint in checkpoints), *unpublished]
     simple = {simplify(name): name for name in names}
@@ -159,39 +159,39 @@ def _canonical(constructor: str) -> str:
 
 
 def for_constructor(constructor: str) -> tuple[Checkpoint, ...]:
-    """Returns the checkpoints of one constructor; none for unpublished sizes.
+    """The checkpoints of one constructor; none for unpublished sizes.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
+        constructor: name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
-        ValueError: If there is no such constructor.
+        ValueError: if there is no such constructor.
     """
     name = _canonical(constructor)
     return tuple(c for c in all_checkpoints() if c.constructor == name)
 
 
 def list_weights(constructor: str) -> list[str]:
-    """Returns the tags that the constructor's `weights` argument takes.
+    """The tags that the constructor's `weights` argument takes.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
+        constructor: name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
-        ValueError: If there is no such constructor.
+        ValueError: if there is no such constructor.
     """
     return [c.tag for c in for_constructor(constructor)]
 
 
 def find(constructor: str, tag: str) -> Checkpoint:
-    """Returns the checkpoint of a constructor and a tag.
+    """The checkpoint of a constructor and a tag.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
-        tag: Tag such as `"imagenet_384"`.
+        constructor: name such as `"ConvFormerS18"`, or `"convformer_s18"`.
+        tag: tag such as `"imagenet_384"`.
 
     Raises:
-        ValueError: If there is no such constructor, or it has no such tag.
+        ValueError: if there is no such constructor, or it has no such tag.
     """
     checkpoints = for_constructor(constructor)
     for checkpoint in checkpoints:
@@ -205,13 +205,13 @@ def find(constructor: str, tag: str) -> Checkpoint:
 
 
 def default_tag(constructor: str) -> str | None:
-    """Returns `"imagenet"` where it exists, else the first published tag, else `None`.
+    """`"imagenet"` where it exists, else the first published tag, else `None`.
 
     Args:
-        constructor: Name such as `"ConvFormerS18"`, or `"convformer_s18"`.
+        constructor: name such as `"ConvFormerS18"`, or `"convformer_s18"`.
 
     Raises:
-        ValueError: If there is no such constructor.
+        ValueError: if there is no such constructor.
     """
     tags = list_weights(constructor)
     if "imagenet" in tags:

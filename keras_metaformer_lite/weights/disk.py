@@ -38,7 +38,7 @@ def replacement(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Returns a small JSON object; empty where there is none, or no valid one."""
+    """A small JSON object; empty where there is none, or no valid one."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return {}
@@ -50,7 +50,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes a small JSON object, whole or not at all."""
+    """Write a small JSON object, whole or not at all."""
     with replacement(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         # On the disk before the rename is.

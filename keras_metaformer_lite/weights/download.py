@@ -54,7 +54,7 @@ class _TransientError(Exception):
 
 
 def is_offline() -> bool:
-    """Returns whether the environment forbids requests."""
+    """Whether the environment forbids requests."""
     return any(
         os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
         for name in ("KERAS_METAFORMER_OFFLINE", "HF_HUB_OFFLINE")
@@ -62,12 +62,12 @@ def is_offline() -> bool:
 
 
 def failure(url: str, what: str, hand_placed: Path) -> DownloadError:
-    """Returns the error that says what happened to `url` and what can be done.
+    """The error that says what happened to `url` and what can be done.
 
     Args:
-        url: Address asked for.
-        what: What happened.
-        hand_placed: Path at which a file fetched by other means is found.
+        url: address asked for.
+        what: what happened.
+        hand_placed: path at which a file fetched by other means is found.
     """
     return DownloadError(
         f"Could not fetch {url}: {what}. A file fetched by other means may be put at "
@@ -78,18 +78,18 @@ def failure(url: str, what: str, hand_placed: Path) -> DownloadError:
 
 
 def fetch(url: str, folder: Path, hand_placed: Path) -> Path:
-    """Returns the local path of the file behind `url`, downloading it if need be.
+    """The local path of the file behind `url`, downloading it if need be.
 
     Files of the Hugging Face hub land in the hub's own cache, all others in `folder`.
 
     Args:
-        url: Address of the file.
-        folder: Where a file from outside the hub is written. Only one process at a
+        url: address of the file.
+        folder: where a file from outside the hub is written. Only one process at a
             time may do so.
-        hand_placed: Path that errors name for a file fetched by other means.
+        hand_placed: path that errors name for a file fetched by other means.
 
     Raises:
-        DownloadError: If the whole file cannot be had.
+        DownloadError: if the whole file cannot be had.
     """
     if match := _HUB_URL.fullmatch(url):
         return _fetch_from_hub(url, *match.groups(), hand_placed=hand_placed)
@@ -102,10 +102,10 @@ def fetch(url: str, folder: Path, hand_placed: Path) -> Path:
 
 
 def cached_by_hub(url: str) -> Path | None:
-    """Returns the hub's file in its client's cache, without a request.
+    """The hub's file in its client's cache, without a request.
 
     Args:
-        url: Address of the file; any other than the hub's is in no such cache.
+        url: address of the file; any other than the hub's is in no such cache.
     """
     match = _HUB_URL.fullmatch(url)
     if match is None:
@@ -274,7 +274,7 @@ def _transfer_in_attempts(
 def _transfer(
     session: "requests.Session", url: str, part: Path, hand_placed: Path
 ) -> None:
-    """Makes one request, which continues `part` where the server's file is the same."""
+    """Make one request, which continues `part` where the server's file is the same."""
     from tqdm import tqdm
 
     headers = {"Accept-Encoding": "identity"}
@@ -365,7 +365,7 @@ def _check_response(
     part: Path,
     hand_placed: Path,
 ) -> int | None:
-    """Returns the size of the whole file in bytes, if the server tells it."""
+    """The size of the whole file in bytes, if the server tells it."""
     status = response.status_code
     if status == 416:  # `part` is no beginning of the file
         part.unlink(missing_ok=True)
@@ -412,7 +412,7 @@ def _validator_file(part: Path) -> Path:
 
 
 def _read_validator(part: Path, url: str) -> str | None:
-    """Returns what tells whether the server's file is still the one in `part`."""
+    """What tells whether the server's file is still the one in `part`."""
     state = read_json(_validator_file(part))
     validator = state.get("validator") if state.get("url") == url else None
     return validator if isinstance(validator, str) else None

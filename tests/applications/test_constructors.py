@@ -351,6 +351,20 @@ class TestRangesOfValues:
             warnings.simplefilter("error", UserWarning)
             decode(np.exp(logits) / np.exp(logits).sum())
 
+    @pytest.mark.parametrize(
+        ("classes", "index", "expected"),
+        [
+            (1000, 2, ("n01484850", "great_white_shark", 1.0)),
+            (21841, 359, ("n01440764", "tench", 1.0)),
+            (21843, 0, ("n00004475", "organism", 1.0)),
+            (11221, 0, ("n00005787", "benthos", 1.0)),
+        ],
+    )
+    def test_decode_predictions_of_each_data_set(self, classes, index, expected):
+        scores = np.eye(1, classes, index)
+        (best,) = km.applications.mlp_mixer.decode_predictions(scores, top=1)
+        assert best == [expected]
+
 
 def _compiled(function: Any) -> Any:
     if keras.backend.backend() == "tensorflow":

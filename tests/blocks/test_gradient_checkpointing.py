@@ -8,12 +8,8 @@ import pytest
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.blocks import ChannelMLP, ResidualBranch
-from keras_metaformer.layers import (
-    BatchNormalized,
-    DepthwiseConvolution,
-    PoolingMixer,
-)
+from keras_metaformer.blocks import ChannelMLP, MetaFormerBlock, ResidualBranch
+from keras_metaformer.layers import FFNifiedAttention, PoolingMixer
 
 BACKEND = keras.backend.backend()
 
@@ -120,16 +116,58 @@ def test_the_branch_is_called_again_for_the_gradient(monkeypatch):
     assert counts[1] == counts[0] + 1
 
 
-@pytest.mark.parametrize(
-    "transform",
-    [
-        lambda: ChannelMLP(dropout=0.1),
-        lambda: BatchNormalized(DepthwiseConvolution(3)),
-    ],
-)
-def test_layers_that_would_not_repeat_themselves_are_refused(transform):
-    step = ResidualBranch(
-        transform(), keras.layers.LayerNormalization(), gradient_checkpointing=True
+def _block_with_states(again: bool) -> Any:
+    """Batch norms before and inside of branches, dropout, whole branches dropped."""
+    keras.utils.set_random_seed(0)
+    step: Any = ResidualBranch
+    mixing = step(
+        FFNifiedAttention((7, 3)),
+        keras.layers.BatchNormalization(momentum=0.5),
+        stochastic_depth_rate=0.3,
+        seed=5,
+        gradient_checkpointing=again,
     )
-    with pytest.raises(ValueError, match="draw no random numbers"):
-        step(np.ones((1, 4, 4, 8), "float32"))
+    channels = step(
+        ChannelMLP(dropout=0.3, seed=4),
+        keras.layers.LayerNormalization(),
+        gradient_checkpointing=again,
+    )
+    image = keras.Input((6, 6, 8))
+    x = MetaFormerBlock(mixing, channels)(image)
+    return keras.Model(image, keras.layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("run_eagerly", [False, True])
+def test_statistics_and_random_numbers_change_once(run_eagerly):
+    random = np.random.default_rng(0)
+    images = random.normal(size=(4, 6, 6, 8)).astype("float32")
+    targets = random.normal(size=(4, 6, 6, 3)).astype("float32")
+    results = []
+    for again in (False, True):
+        model = _block_with_states(again)
+        before = [to_numpy(variable.value) for variable in model.variables]
+        model.compile(keras.optimizers.SGD(0.3), "mse", run_eagerly=run_eagerly)
+        for _ in range(3):
+            model.train_on_batch(images, targets)
+        results.append([to_numpy(variable.value) for variable in model.variables])
+        changed = zip(model.variables, before, results[-1], strict=True)
+        assert all(np.any(old != new) for _, old, new in changed)
+    for plain, leaner in zip(*results, strict=True):
+        np.testing.assert_allclose(leaner, plain, rtol=1e-4, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Unseeded(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs + keras.random.normal(keras.ops.shape(inputs))
+
+
+def test_layers_that_change_what_is_not_theirs_are_refused():
+    inner = keras.Sequential([keras.layers.BatchNormalization(), Unseeded()])
+    step: Any = ResidualBranch(
+        inner, keras.layers.LayerNormalization(), gradient_checkpointing=True
+    )
+    images = np.ones((1, 4, 4, 8), "float32")
+    step(images)
+    with pytest.raises(ValueError, match=r"nothing but their own variables"):
+        step(images, training=True)

@@ -50,6 +50,16 @@ def test_googles_order_has_two_classes_more():
     assert [name for name in google if name in known] == sail
 
 
+def test_miil_keeps_some_of_the_classes_in_the_same_order():
+    google, miil = class_names("imagenet21k_google"), class_names("imagenet21k_miil")
+
+    # Lines of imagenet21k_miil_synsets.txt in timm 1.0.31.
+    lines = {0: "n00005787", 1: "n00006484", 5000: "n03764736", 11220: "n15102894"}
+    assert {index: miil[index][0] for index in lines} == lines
+    known = set(miil)
+    assert [name for name in google if name in known] == miil
+
+
 def test_names_are_written_as_in_keras_applications():
     for dataset in DATASETS:
         for _, name in class_names(dataset):
@@ -70,6 +80,7 @@ def test_unknown_data_set_is_refused():
 def test_data_set_of_a_number_of_classes():
     assert dataset_of(1000) == "imagenet"
     assert dataset_of(21843) == "imagenet21k_google"
+    assert dataset_of(11221) == "imagenet21k_miil"
     assert dataset_of(10) is None
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
+from keras_metaformer.layers import CrossPatchLinear, SelfAttentionMixer
 from keras_metaformer.models.ffnet import FFNET
 from tests.small_models import build
 
@@ -20,7 +21,9 @@ def shake(model, seed=0, kernels=3.0):
         if "random_matrix" in weight.path or "seed" in weight.path:
             continue
         value = to_numpy(weight.value)
-        if "variance" in weight.path:
+        if weight.name == "embeddings":  # Learned positions start at 0.
+            weight.assign(0.2 * rng.standard_normal(value.shape))
+        elif "variance" in weight.path:
             weight.assign(value * rng.uniform(0.5, 2.0, value.shape))
         elif value.ndim < 2:
             weight.assign(value + 0.2 * rng.standard_normal(value.shape))
@@ -72,8 +75,42 @@ def ffnet():
     return shake(model)
 
 
+def hybrid():
+    """PoolFormer's hybrids: positions, attention and a matrix without biases."""
+    fields: Any = {
+        "mixer": [
+            "convolution",
+            "depthwise_separable",
+            CrossPatchLinear(use_bias=False),
+            SelfAttentionMixer(use_bias=(False, True)),
+        ],
+        "position_embedding": [False, False, False, True],
+        "activation": "gelu",
+        "use_bias": True,
+        "input_shape": (64, 64, 3),
+        "classes": 10,
+    }
+    return shake(km.MetaFormer([1, 1, 1, 1], [16, 16, 32, 32], **fields))
+
+
+def vision_transformer():
+    """An isotropic model with a class token."""
+    model = km.IsotropicMetaFormer(
+        2,
+        32,
+        16,
+        position_embedding=True,
+        class_token=True,
+        input_shape=(64, 64, 3),
+        classes=10,
+    )
+    return shake(model)
+
+
 SMALL_MODELS = {
     "hierarchical": hierarchical,
     "with_token_weights": with_token_weights,
     "ffnet": ffnet,
+    "hybrid": hybrid,
+    "vision_transformer": vision_transformer,
 }

@@ -27,6 +27,13 @@ def _entries() -> dict[str, list]:
         return json.load(file)
 
 
+@functools.cache
+def initial_values() -> dict[str, dict[str, Any]]:
+    """For each model its source, stochastic-depth rates and parameters' statistics."""
+    with gzip.open(_HERE / "initial_values.json.gz", "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
 def state_dict(case: dict[str, Any]) -> dict[str, np.ndarray]:
     return seeded_state_dict(_entries()[case["entries"]], case["seed"])
 

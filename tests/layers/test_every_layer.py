@@ -170,6 +170,13 @@ def _ffnified(layer, x):
     return _depthwise(layer.aggregation, hidden)
 
 
+def _ffnified_branches(layer, x):
+    hidden = _normalized_dense(layer.query, x)
+    return _branches(
+        layer.aggregation, formulas.gelu(_branches(layer.interaction, hidden))
+    )
+
+
 def _convnext(layer, x):
     query = _branches if hasattr(layer.query, "large") else _normalized_depthwise
     hidden = query(layer.query, x) @ _kernel(layer.interaction)
@@ -469,6 +476,24 @@ CASES = {
             3, 2, use_bias=False, dropout=0.2, seed=1, **kw
         ),
         trainable=4,
+        frozen=2,
+        reference=_convnext,
+    ),
+    "FFNifiedAttention-pair-of-sizes-branches": Case(
+        lambda **kw: layers.FFNifiedAttention((5, 3), branches=True, **kw),
+        trainable=15,
+        frozen=10,
+        reference=_ffnified_branches,
+    ),
+    "FFNifiedAttention-large-without-branches": Case(
+        lambda **kw: layers.FFNifiedAttention(7, branches=False, **kw),
+        trainable=7,
+        frozen=2,
+        reference=_ffnified,
+    ),
+    "ConvNeXtChannelMixer-large-without-branches": Case(
+        lambda **kw: layers.ConvNeXtChannelMixer(7, 2, branches=False, **kw),
+        trainable=7,
         frozen=2,
         reference=_convnext,
     ),

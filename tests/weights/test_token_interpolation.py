@@ -230,10 +230,21 @@ def test_maps_of_tokens():
     assert map_of_tokens(7, (64, 48)) is None
 
 
-def test_keras_own_file_is_refused(tmp_path):
-    model = build_small("mlp_mixer")
-    model.save_weights(tmp_path / "mine.weights.h5")
-    with pytest.raises(ValueError, match=r"weights convert|metaformer convert"):
-        loading.load_weights_file(
-            model, tmp_path / "mine.weights.h5", token_interpolation=True
-        )
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_keras_own_files(ending, tmp_path):
+    small = build_small("mlp_mixer", (48, 32, 3), {"patch_size": 8})
+    randomize(small)
+    path = tmp_path / f"mine{ending}"
+    (small.save if ending == ".keras" else small.save_weights)(path)
+    large = build_small("mlp_mixer", (64, 64, 3), {"patch_size": 8}, classes=3)
+    with pytest.raises(ValueError, match="shape"):
+        loading.load_weights_file(large, path)
+    with (
+        pytest.warns(UserWarning, match="from maps of 6 x 4 tokens"),
+        pytest.warns(UserWarning, match="except the last layer"),
+    ):
+        loading.load_weights_file(large, path, token_interpolation=(48, 32))
+    _assert_resized(small, large, ((6, 4), (8, 8)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loading.load_weights_file(small, path, token_interpolation=(48, 32))

@@ -7,7 +7,7 @@ import keras
 from keras_metaformer.layers import operations
 
 #: Initial (scale, bias) by name. "code" is what sail-sg/metaformer starts from;
-#: "paper" gives a standard normal input unit variance and zero mean (section 2.3:
+#: "paper" gives a standard normal input unit variance and zero mean (section 2.4.1:
 #: E = 0.5 and Var = 1.25 for squared ReLU).
 INITIAL_VALUES = {
     "code": (1.0, 0.0),

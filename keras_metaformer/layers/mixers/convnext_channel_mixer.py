@@ -1,5 +1,7 @@
 """The ConvNeXt-style channel mixer of FFNet."""
 
+from typing import Any
+
 import keras
 
 from keras_metaformer.layers.activations.table import make_activation
@@ -12,12 +14,12 @@ from keras_metaformer.layers.initializers import (
     make_initializer,
     truncated_normal,
 )
-from keras_metaformer.layers.mixers.ffnified_attention import BRANCHED_KERNEL_SIZE
+from keras_metaformer.layers.mixers.ffnified_attention import has_branches
 from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import odd_integer, positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -34,8 +36,7 @@ class ConvNeXtChannelMixer(MetaMixer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Of the depthwise convolution, in pixels. From 7 on it is a
-            `ReparameterizableDepthwise`.
+        kernel_size: odd int. Of the depthwise convolution, in pixels or tokens.
         ratio: int. Hidden channels for each channel of the input.
         activation: name, layer, layer class or zero-argument factory.
         use_bias: bool. Whether linear layers have biases and batch norms offsets.
@@ -44,6 +45,9 @@ class ConvNeXtChannelMixer(MetaMixer):
         kernel_initializer: initializer of the linear layers' kernels, None for a normal
             with standard deviation 0.02.
         bias_initializer: initializer of the biases.
+        branches: bool, or None. Whether the depthwise convolution is trained as two
+            branches, a `ReparameterizableDepthwise`. None, as FFNet has it, for
+            branches from a size of 7 on.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
 
     Call arguments:
@@ -55,8 +59,8 @@ class ConvNeXtChannelMixer(MetaMixer):
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is not a positive odd integer, or `ratio` not a
-            positive integer.
+        ValueError: if `kernel_size` is not a positive odd integer, or 1 and to be
+            trained as two branches, or `ratio` is not a positive integer.
 
     Reference:
         - A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545
@@ -73,12 +77,14 @@ class ConvNeXtChannelMixer(MetaMixer):
         seed=None,
         kernel_initializer=None,
         bias_initializer="zeros",
+        branches=None,
         **kwargs,
     ):
-        positive_integer("kernel_size", kernel_size)
         dtype = kwargs.get("dtype")
         super().__init__(
-            query=_query(kernel_size, use_bias, dtype),
+            query=_query(
+                odd_integer("kernel_size", kernel_size), use_bias, branches, dtype
+            ),
             interaction=None,  # These two are made in build, which knows the channels.
             activation=make_activation(activation, dtype),
             aggregation=None,
@@ -89,6 +95,7 @@ class ConvNeXtChannelMixer(MetaMixer):
         whole = int(ratio) if ratio == int(ratio) else ratio
         self.ratio = positive_integer("ratio", whole)
         self.use_bias = use_bias
+        self.branches = branches
         self.dropout = dropout
         self.seed = seed
         self.drop = (
@@ -131,6 +138,7 @@ class ConvNeXtChannelMixer(MetaMixer):
             seed=self.seed,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
             bias_initializer=keras.initializers.serialize(self.bias_initializer),
+            branches=self.branches,
         )
         return config
 
@@ -139,8 +147,10 @@ class ConvNeXtChannelMixer(MetaMixer):
         return cls(**config)
 
 
-def _query(kernel_size: int, use_bias: bool, dtype) -> keras.layers.Layer:
-    if kernel_size >= BRANCHED_KERNEL_SIZE:
+def _query(
+    kernel_size: int, use_bias: bool, branches: bool | None, dtype: Any
+) -> keras.layers.Layer:
+    if has_branches(kernel_size, branches):
         return ReparameterizableDepthwise(
             kernel_size, use_bias=use_bias, name="query", dtype=dtype
         )

@@ -45,6 +45,9 @@ class ConvolutionMixer(Composite):
         - MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
     """
 
+    #: Tells a builder that tokens must lie where their neighbours do.
+    mixes_neighbours = True
+
     def __init__(
         self,
         kernel_size=3,

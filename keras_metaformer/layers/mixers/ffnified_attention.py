@@ -1,5 +1,7 @@
 """FFNified attention, the token mixer of FFNet."""
 
+from typing import Any
+
 import keras
 
 from keras_metaformer.layers.activations.table import make_activation
@@ -15,7 +17,7 @@ from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
-from keras_metaformer.layers.validation import positive_integer
+from keras_metaformer.layers.validation import pair_of_odd_integers
 
 #: From this size on FFNet trains a depthwise convolution as two branches.
 BRANCHED_KERNEL_SIZE = 7
@@ -35,11 +37,14 @@ class FFNifiedAttention(MetaMixer):
     (1, 14, 14, 8)
 
     Args:
-        kernel_size: odd int. Of both depthwise convolutions, in pixels, or in tokens of
-            a sequence, for which they have one dimension. From 7 on each is a
-            `ReparameterizableDepthwise`, below that one with a bias.
+        kernel_size: odd int, or a pair of them for keys and values. Of the depthwise
+            convolutions, in pixels, or in tokens of a sequence, for which they have one
+            dimension.
         activation: name, layer, layer class or zero-argument factory.
         use_bias: bool. Whether convolutions have biases and batch norms offsets.
+        branches: bool, or None. Whether each convolution is trained as two branches, a
+            `ReparameterizableDepthwise`, or as one with a bias. None, as FFNet has it,
+            for branches from a size of 7 on.
         kernel_initializer: initializer of the query's kernel, None for a normal with
             standard deviation 0.02.
         **kwargs: `name`, `dtype` and the like, as for any Keras layer.
@@ -53,7 +58,8 @@ class FFNifiedAttention(MetaMixer):
         Tensor of the inputs' shape, in the layer's compute dtype.
 
     Raises:
-        ValueError: if `kernel_size` is not a positive odd integer.
+        ValueError: if a size is not a positive odd integer, or is 1 and to be trained
+            as two branches.
 
     Reference:
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
@@ -65,19 +71,21 @@ class FFNifiedAttention(MetaMixer):
         activation="gelu",
         use_bias=True,
         kernel_initializer=None,
+        branches=None,
         **kwargs,
     ):
-        positive_integer("kernel_size", kernel_size)
+        keys, values = pair_of_odd_integers("kernel_size", kernel_size)
         dtype = kwargs.get("dtype")
         super().__init__(
             query=None,  # Made in build, which knows the channels.
-            interaction=depthwise(kernel_size, "interaction", dtype, use_bias),
+            interaction=depthwise(keys, "interaction", dtype, use_bias, branches),
             activation=make_activation(activation, dtype),
-            aggregation=depthwise(kernel_size, "aggregation", dtype, use_bias),
+            aggregation=depthwise(values, "aggregation", dtype, use_bias, branches),
             **kwargs,
         )
         self.kernel_size = kernel_size
         self.use_bias = use_bias
+        self.branches = branches
         self.kernel_initializer = make_initializer(
             kernel_initializer, truncated_normal()
         )
@@ -103,6 +111,7 @@ class FFNifiedAttention(MetaMixer):
             activation=keras.saving.serialize_keras_object(self.activation),
             use_bias=self.use_bias,
             kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
+            branches=self.branches,
         )
         return config
 
@@ -111,11 +120,16 @@ class FFNifiedAttention(MetaMixer):
         return cls(**config)
 
 
+def has_branches(kernel_size: int, branches: bool | None) -> bool:
+    """Whether a depthwise convolution is trained as two branches; None as in FFNet."""
+    return kernel_size >= BRANCHED_KERNEL_SIZE if branches is None else branches
+
+
 def depthwise(
-    kernel_size: int, name: str, dtype=None, use_bias=True
+    kernel_size: int, name: str, dtype: Any, use_bias: bool, branches: bool | None
 ) -> keras.layers.Layer:
-    """The depthwise convolution of a token mixer: branched if large, else with bias."""
-    if kernel_size >= BRANCHED_KERNEL_SIZE:
+    """The depthwise convolution of a token mixer: with branches, or with a bias."""
+    if has_branches(kernel_size, branches):
         return ReparameterizableDepthwise(
             kernel_size, use_bias=use_bias, name=name, dtype=dtype
         )

@@ -42,6 +42,9 @@ class PoolingMixer(keras.layers.Layer):
 
     makes_own_output = True
 
+    #: Tells a builder that tokens must lie where their neighbours do.
+    mixes_neighbours = True
+
     def __init__(self, pool_size=3, **kwargs):
         super().__init__(**kwargs)
         self.pool_size = positive_integer("pool_size", pool_size)

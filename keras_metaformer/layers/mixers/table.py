@@ -4,6 +4,7 @@ What a block is made of comes here as settings by name: the fields of
 `keras_metaformer.models.block_config.BlockConfig`, and a `seed`.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -47,37 +48,52 @@ class NamedMixer:
         given = {
             argument: settings[name]
             for argument, name in self.arguments.items()
-            if name in settings
+            # None stands for what the layer has by itself.
+            if settings.get(name) is not None
         }
         return self.layer(dtype=dtype, **given)
 
+
+_START = ("kernel_initializer", "bias_initializer")
+_MLP = ("activation", "use_bias", "seed", *_START)
+#: What a builder hands to the mixers with a use for it.
+SETTINGS = ("activation", "use_bias", "mlp_ratio", "mlp_dropout")
 
 TOKEN_MIXERS = {
     "identity": NamedMixer(IdentityMixer),
     "random": NamedMixer(RandomMixer, "seed"),
     "pooling": NamedMixer(PoolingMixer),
-    "convolution": NamedMixer(ConvolutionMixer, "use_bias"),
-    "depthwise_separable": NamedMixer(DepthwiseSeparableMixer, "use_bias"),
+    "convolution": NamedMixer(ConvolutionMixer, "use_bias", *_START),
+    "depthwise_separable": NamedMixer(DepthwiseSeparableMixer, "use_bias", *_START),
     "separable_convolution": NamedMixer(
-        SeparableConvolutionMixer, "activation", "use_bias"
+        SeparableConvolutionMixer, "activation", "use_bias", *_START
     ),
-    "self_attention": NamedMixer(SelfAttentionMixer, "use_bias"),
-    "token_mlp": NamedMixer(TokenMLP, "activation"),
-    "cross_patch_linear": NamedMixer(CrossPatchLinear),
-    "gated_mlp": NamedMixer(GatedMLP, "activation"),
-    "ffnified_attention": NamedMixer(FFNifiedAttention, "activation"),
-}
-CHANNEL_MIXERS = {
-    "mlp": NamedMixer(
-        ChannelMLP,
+    "self_attention": NamedMixer(SelfAttentionMixer, "use_bias", *_START),
+    "token_mlp": NamedMixer(TokenMLP, *_MLP, dropout="mlp_dropout"),
+    "cross_patch_linear": NamedMixer(CrossPatchLinear, "use_bias", *_START),
+    "gated_mlp": NamedMixer(GatedMLP, *_MLP, ratio="mlp_ratio", dropout="mlp_dropout"),
+    # The last two are settings of FFNets alone.
+    "ffnified_attention": NamedMixer(
+        FFNifiedAttention,
         "activation",
         "use_bias",
-        "seed",
-        ratio="mlp_ratio",
-        dropout="mlp_dropout",
+        "kernel_initializer",
+        "branches",
+        kernel_size="token_kernel_size",
     ),
-    "convnext": NamedMixer(ConvNeXtChannelMixer, "activation", ratio="mlp_ratio"),
 }
+CHANNEL_MIXERS = {
+    "mlp": NamedMixer(ChannelMLP, *_MLP, ratio="mlp_ratio", dropout="mlp_dropout"),
+    "convnext": NamedMixer(
+        ConvNeXtChannelMixer, *_MLP, ratio="mlp_ratio", dropout="mlp_dropout"
+    ),
+}
+
+
+def settings_of(spec: Any, named: Mapping[str, NamedMixer]) -> frozenset[str]:
+    """The settings that act on a mixer: on a layer of a user's own, none."""
+    mixer = named.get(spec) if isinstance(spec, str) else None
+    return frozenset(mixer.arguments.values() if mixer else ())
 
 
 def make_token_mixer(

@@ -43,6 +43,10 @@ NORMS: dict[str, LayerFactory] = {
     "identity": _no_norm,
 }
 
+#: The norms with an offset, and with a sum of it and the variance.
+BIASED = ("layer_norm", "group_norm", "batch_norm", "affine")
+WITH_EPSILON = ("layer_norm", "group_norm", "batch_norm")
+
 
 def make_norm(
     spec: Any, use_bias: bool = True, epsilon: float = 1e-6, dtype: Any = None

@@ -139,7 +139,7 @@ def _indices(image, row, column):
 
 
 def _pad(inputs, area, missing_columns=0):
-    """Pads by half the kernel, in float32 at least, so that sums lose nothing."""
+    """Pad by half the kernel, in float32 at least, so that sums lose nothing."""
     above, left = (size // 2 for size in area)
     # A cache holds few pixels whose distance is a multiple of a large power of two
     # (8 at 4 KiB): with some channels more they spread over all of it.
@@ -151,7 +151,7 @@ def _pad(inputs, area, missing_columns=0):
 
 
 def _spread(gradient, shape, strides):
-    """Puts the gradient's pixels where the strides took them, zeros between."""
+    """Put the gradient's pixels where the strides took them, zeros between."""
     if strides == 1:
         return gradient
     rows, columns = (

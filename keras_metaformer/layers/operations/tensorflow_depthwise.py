@@ -140,7 +140,7 @@ def _shape(tensor):
 
 
 def _pad(inputs, area, missing_columns=0):
-    """Pads by half the kernel, in float32 at least, so that sums lose nothing."""
+    """Pad by half the kernel, in float32 at least, so that sums lose nothing."""
     above, left = (size // 2 for size in area)
     # See jax_depthwise.py.
     channels = 8 if inputs.shape[-1] % 128 == 0 else 0
@@ -152,7 +152,7 @@ def _pad(inputs, area, missing_columns=0):
 
 
 def _spread(gradient, inputs, strides):
-    """Puts the gradient's pixels where the strides took them, zeros between."""
+    """Put the gradient's pixels where the strides took them, zeros between."""
     if strides == 1:
         return gradient
     batch, rows, columns, channels = _shape(gradient)

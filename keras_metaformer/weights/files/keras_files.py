@@ -4,10 +4,13 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
+
+from keras_metaformer.layers.mixers.token_linear import adapted_tokens
 
 _WEIGHTS_OF_MODEL = "model.weights.h5"
 
@@ -39,7 +42,10 @@ def classes(model: keras.Model, path: Path, classifier: str) -> int | None:
 
 
 def load(
-    model: keras.Model, path: Path, without: keras.layers.Layer | None = None
+    model: keras.Model,
+    path: Path,
+    without: keras.layers.Layer | None = None,
+    adapt_tokens: Callable[..., Any] | None = None,
 ) -> None:
     """Load a file, all but one layer.
 
@@ -47,12 +53,16 @@ def load(
         model: receives the weights.
         path: of the file.
         without: the layer that stays as it is.
+        adapt_tokens: as in `adapted_tokens`, or None.
 
     Raises:
         ValueError: if the file does not fit, or is damaged.
     """
     try:
-        with _weights(path) as weights:
+        with contextlib.ExitStack() as stack:
+            weights = stack.enter_context(_weights(path))
+            if adapt_tokens is not None:
+                stack.enter_context(adapted_tokens(adapt_tokens))
             if without is None:
                 model.load_weights(weights)
             else:

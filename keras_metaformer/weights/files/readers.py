@@ -52,7 +52,7 @@ _Order = Literal["C", "F"]
 def read_checkpoint(
     path: str | os.PathLike[str], *, prefer_ema: bool = True
 ) -> dict[str, np.ndarray]:
-    """Reads the weights in a checkpoint file.
+    """Read the weights in a checkpoint file.
 
     The kind of file is recognised by its content:
 
@@ -68,9 +68,16 @@ def read_checkpoint(
     (optimizer, epoch, arguments) is passed over and never read from disk. The
     prefixes `module.` and `_orig_mod.` are removed where every name has them.
 
+    Example:
+
+    ```python
+    arrays = keras_metaformer.read_checkpoint("convformer_s18.pth")
+    arrays["head.fc1.weight"].shape  # (2048, 512)
+    ```
+
     Args:
-        path: The file.
-        prefer_ema: Whether to take the exponential moving average of the weights
+        path: the file.
+        prefer_ema: whether to take the exponential moving average of the weights
             (`"state_dict_ema"`, `"model_ema"`) where a training checkpoint holds
             both. It is what papers evaluate, and what timm loads.
 
@@ -81,17 +88,10 @@ def read_checkpoint(
         must not be changed while they are in use.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        IsADirectoryError: If it is a directory.
-        CheckpointError: If it is none of these kinds, holds no tensors, is damaged,
+        FileNotFoundError: if there is no such file.
+        IsADirectoryError: if it is a directory.
+        CheckpointError: if it is none of these kinds, holds no tensors, is damaged,
             or asks for anything but weights.
-
-    Example:
-
-    ```python
-    arrays = keras_metaformer.read_checkpoint("convformer_s18.pth")
-    arrays["head.fc1.weight"].shape  # (2048, 512)
-    ```
     """
     path = Path(path)
     if path.is_dir():
@@ -141,7 +141,7 @@ def _read(
 
 
 def _describe_unknown(start: bytes) -> str:
-    """Says what a file that is no checkpoint probably is."""
+    """Say what a file that is no checkpoint probably is."""
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return (
@@ -181,7 +181,7 @@ def _torch_arrays(file: TorchFile, prefer_ema: bool) -> dict[str, np.ndarray]:
 
 
 def _find_state_dict(contents: object, prefer_ema: bool) -> dict[str, Tensor]:
-    """Finds the tensors by name, in a state dict or one wrapped up to thrice."""
+    """Find the tensors by name, in a state dict or one wrapped up to thrice."""
     first, second = _PLAIN_ENTRIES, _EMA_ENTRIES
     if prefer_ema:
         first, second = second, first
@@ -225,7 +225,7 @@ def _tensors(state_dict: PickledDict) -> dict[str, Tensor]:
 
 
 def _strip_prefixes(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Removes what wrappers of a model put before every name."""
+    """Remove what wrappers of a model put before every name."""
     while True:
         # torch.optim.swa_utils counts its averaged models beside the weights.
         names = [name for name in arrays if name != "n_averaged"]
@@ -345,7 +345,7 @@ def _read_npy(file: BinaryIO, mapped: mmap.mmap, member: Member) -> np.ndarray:
 def _parse_npy_header(
     head: bytes,
 ) -> tuple[np.dtype, tuple[int, ...], _Order, int]:
-    """Reads dtype, shape, order and size of the header in front of an array.
+    """Read dtype, shape, order and size of the header in front of an array.
 
     NumPy evaluates this header as a Python literal; here it is matched against the
     one form NumPy writes, for plain numbers.

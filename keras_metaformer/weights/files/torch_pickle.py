@@ -65,10 +65,10 @@ class PickledDict:
     pairs: list = field(default_factory=list)
 
     def items(self) -> list[tuple[object, object]]:
-        """Returns the pairs.
+        """The pairs.
 
         Raises:
-            CheckpointError: If one of them is no pair.
+            CheckpointError: if one of them is no pair.
         """
         for pair in self.pairs:
             if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -76,7 +76,7 @@ class PickledDict:
         return [(key, value) for key, value in self.pairs]
 
     def get(self, key: str) -> object:
-        """Returns the last value under a text key, or None."""
+        """The last value under a text key, or None."""
         for name, value in reversed(self.items()):
             if isinstance(name, str) and name == key:
                 return value
@@ -237,7 +237,7 @@ def _known_name(module: object, name: object) -> Inert | StorageType | Builder:
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """Returns the little-endian type; bfloat16, which NumPy lacks, of ml_dtypes."""
+    """The little-endian type; bfloat16, which NumPy lacks, of ml_dtypes."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -249,12 +249,12 @@ class TensorUnpickler:
     """Reads one pickle of plain containers and tensors.
 
     Args:
-        data: Bytes that hold the pickle.
-        start: Where it begins.
+        data: bytes that hold the pickle.
+        start: where it begins.
 
     Attributes:
-        position: Where the next byte is read; after `load`, the pickle's end.
-        storages: After `load`, the (dtype, number of elements) of each storage key.
+        position: where the next byte is read; after `load`, the pickle's end.
+        storages: after `load`, the (dtype, number of elements) of each storage key.
     """
 
     def __init__(self, data: memoryview, start: int = 0):
@@ -267,10 +267,10 @@ class TensorUnpickler:
         self._objects_left = _OBJECTS_IN_ANY_PICKLE + len(data) // _BYTES_PER_OBJECT
 
     def load(self) -> object:
-        """Returns what the pickle describes.
+        """What the pickle describes.
 
         Raises:
-            CheckpointError: If the pickle is cut or damaged, names anything that is
+            CheckpointError: if the pickle is cut or damaged, names anything that is
                 not a container or a tensor, or is larger than weights need.
         """
         for _ in range(_MAX_INSTRUCTIONS):
@@ -478,7 +478,7 @@ class TensorUnpickler:
         self._push_new(self._storage(self._pop()))
 
     def _storage(self, identifier: object) -> Storage:
-        """Checks ("storage", type, key, device, elements), legacy with a view."""
+        """Check ("storage", type, key, device, elements), legacy with a view."""
         if not isinstance(identifier, tuple) or len(identifier) not in (5, 6):
             raise CheckpointError("a persistent id is no storage of five or six parts")
         tag, kind, key, device, elements = identifier[:5]
@@ -591,7 +591,7 @@ class TorchFile:
     """What a file of `torch.save` holds, with its tensors still on disk.
 
     Attributes:
-        contents: Containers, numbers, texts, `Tensor` and `Inert`.
+        contents: containers, numbers, texts, `Tensor` and `Inert`.
     """
 
     contents: object
@@ -602,13 +602,13 @@ class TorchFile:
         """Maps a tensor.
 
         Args:
-            tensor: A tensor from `contents`.
+            tensor: a tensor from `contents`.
 
         Returns:
             A read-only view of the file with the tensor's shape, strides and dtype.
 
         Raises:
-            CheckpointError: If the tensor reaches beyond its storage, or is spread
+            CheckpointError: if the tensor reaches beyond its storage, or is spread
                 (with strides of 0) to more bytes than the whole file has.
         """
         storage = tensor.storage
@@ -658,17 +658,17 @@ def _brief(value: int | tuple[int, ...]) -> str:
 
 
 def read_zip(mapped: mmap.mmap, members: Mapping[str, Member]) -> TorchFile:
-    """Reads the zip layout.
+    """Read the zip layout.
 
     Args:
-        mapped: The whole file.
-        members: Its members.
+        mapped: the whole file.
+        members: its members.
 
     Returns:
         The file's contents.
 
     Raises:
-        CheckpointError: If the file is damaged or not one of weights.
+        CheckpointError: if the file is damaged or not one of weights.
     """
     pickles = [
         name for name in members if name.count("/") == 1 and name.endswith("/data.pkl")
@@ -715,16 +715,16 @@ def _stored_bytes(mapped: mmap.mmap, member: Member) -> memoryview:
 
 
 def read_legacy(mapped: mmap.mmap) -> TorchFile:
-    """Reads the layout that `torch.save` wrote before PyTorch 1.6.
+    """Read the layout that `torch.save` wrote before PyTorch 1.6.
 
     Args:
-        mapped: The whole file.
+        mapped: the whole file.
 
     Returns:
         The file's contents.
 
     Raises:
-        CheckpointError: If the file is damaged or not one of weights.
+        CheckpointError: if the file is damaged or not one of weights.
     """
     position = 0
     pickles: list[object] = []

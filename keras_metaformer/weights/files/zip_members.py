@@ -37,16 +37,16 @@ class Member:
 
 
 def read_members(mapped: mmap.mmap) -> dict[str, Member]:
-    """Reads and checks the directory of a zip archive.
+    """Read and check the directory of a zip archive.
 
     Args:
-        mapped: The whole file.
+        mapped: the whole file.
 
     Returns:
         The members by name, in the order of the file.
 
     Raises:
-        CheckpointError: If the archive is cut or damaged, or has members that are
+        CheckpointError: if the archive is cut or damaged, or has members that are
             encrypted, share a name, overlap, lead outside, or are packed with
             anything but deflate.
     """
@@ -92,7 +92,7 @@ def read_members(mapped: mmap.mmap) -> dict[str, Member]:
 
 
 def _locate(mapped: mmap.mmap, info: zipfile.ZipInfo, name: str) -> Member:
-    """Finds where the bytes of a member begin, from the header in front of them."""
+    """Find where the bytes of a member begin, from the header in front of them."""
     header_end = info.header_offset + _LOCAL_HEADER.size
     if info.header_offset < 0 or header_end > len(mapped):
         raise CheckpointError(f"the member {name[:80]!r} lies beyond the file's end")
@@ -133,16 +133,16 @@ def _locate(mapped: mmap.mmap, info: zipfile.ZipInfo, name: str) -> Member:
 def unpack_into(
     file: BinaryIO, member: Member, target: memoryview, whole: bool = True
 ) -> None:
-    """Unpacks a compressed member into memory that is already there.
+    """Unpack a compressed member into memory that is already there.
 
     Args:
-        file: The archive.
-        member: The member to unpack.
-        target: Writable bytes, filled completely.
-        whole: Whether they take the whole member; then its CRC-32 is checked.
+        file: the archive.
+        member: the member to unpack.
+        target: writable bytes, filled completely.
+        whole: whether they take the whole member; then its CRC-32 is checked.
 
     Raises:
-        CheckpointError: If the packed bytes are damaged or end too soon.
+        CheckpointError: if the packed bytes are damaged or end too soon.
     """
     name = member.info.filename[:80]
     filled = 0
@@ -166,7 +166,7 @@ def unpack_into(
 
 
 def _unpack(file: BinaryIO, member: Member) -> Iterator[bytes]:
-    """Unpacks a member in pieces of at most 1 MiB, whatever its bytes ask for."""
+    """Unpack a member in pieces of at most 1 MiB, whatever its bytes ask for."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     # Read, not mapped: the packed bytes need not stay in memory beside the array.
     file.seek(member.start)
