@@ -96,6 +96,11 @@ from keras_metaformer.models.metaformer import (
     IsotropicMetaFormer as IsotropicMetaFormer,
     MetaFormer as MetaFormer,
 )
+from keras_metaformer.training.prediction import (
+    evaluate as evaluate,
+    predict as predict,
+)
+from keras_metaformer.training.run import train as train
 from keras_metaformer.weights.files.readers import read_checkpoint as read_checkpoint
 from keras_metaformer.weights.porting import (
     port_weights as port_weights,

@@ -50,9 +50,10 @@ def faults(text: str) -> Iterator[str]:
         if line and not line.startswith(" "):
             section = line
         entry = re.match(r" {4}\*{0,2}[\w./]+: (.+)", line)
-        if entry and section in LISTS and entry[1][0].isupper():
-            if not NAME.match(entry[1]):
-                yield f"an entry that starts with a capital letter: {entry[0].strip()}"
+        if not entry or section not in LISTS or NAME.match(entry[1]):
+            continue
+        if entry[1][0].isupper():
+            yield f"an entry that starts with a capital letter: {entry[0].strip()}"
 
 
 def test_the_package():

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import keras_metaformer as km
 from benchmarks.__main__ import app as benchmarks
+from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
@@ -122,7 +123,15 @@ def test_every_block_is_of_a_language_that_is_checked_here():
         for page in PAGES
         for language in re.findall(r"```(.*)\n[^`]*```", page.read_text("utf-8"))
     }
-    assert seen <= {"python", *SHELL, *FOREIGN}
+    assert seen <= {"python", "toml", *SHELL, *FOREIGN}
+
+
+@ONCE
+@pytest.mark.parametrize("page", pages_with("toml"))
+def test_toml_is_a_recipe(page, tmp_path):
+    for block in blocks(page, "toml"):
+        (tmp_path / "recipe.toml").write_text(block, encoding="utf-8")
+        assert km.training.load_recipe(tmp_path / "recipe.toml", "ConvFormerS18")
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
@@ -229,3 +238,24 @@ def test_the_readme_shows_the_commands_that_a_newcomer_needs():
 
     assert verbs >= {"list", "classify", "demo"}
     assert targets >= {"demo", "test"}
+
+
+def calls_in_tables(page: Path) -> list[str]:
+    rows = re.findall(r"^\|.*\|$", page.read_text("utf-8"), flags=re.MULTILINE)
+    return [call for row in rows for call in re.findall(r"`(km\.[^`]*\))`", row)]
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.stem) for page in PAGES if calls_in_tables(page)],
+)
+def test_calls_in_tables_build_models(page):
+    built = {}
+    with undrawn():
+        for call in calls_in_tables(page):
+            model = eval(call, {"km": km})
+            assert isinstance(model, keras.Model), call
+            built[call] = model.count_params()
+            keras.utils.clear_session()
+    assert len(built) >= 5

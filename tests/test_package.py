@@ -19,8 +19,8 @@ from tests.small_models import build_small
 PACKAGE = Path(keras_metaformer.__file__).parent
 #: Backends other than the active one, and what only some jobs need.
 FOREIGN = (
-    "ai_edge_litert PIL filelock h5py huggingface_hub matplotlib rich safetensors "
-    "sklearn tensorflow_datasets typer"
+    "ai_edge_litert PIL filelock h5py huggingface_hub matplotlib pyarrow rich "
+    "safetensors sklearn tensorboardX tensorflow_datasets typer"
 ).split()
 BACKENDS = ("tensorflow", "jax", "torch")
 

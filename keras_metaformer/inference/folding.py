@@ -20,20 +20,17 @@ from keras_metaformer.layers import (
     BatchNormalized,
     BatchNormalizedSkip,
     ConvNeXtChannelMixer,
-    ConvolutionMixer,
     DepthwiseConvolution,
-    DepthwiseSeparableMixer,
     Dropout,
     FFNifiedAttention,
-    GatedMLP,
     IdentityMixer,
     MetaMixer,
     ReparameterizableDepthwise,
     SelfAttentionMixer,
-    SeparableConvolutionMixer,
     SquaredReLU,
     StarReLU,
 )
+from keras_metaformer.layers.composite import IDLE_AT_INFERENCE, Run, has_flow
 from keras_metaformer.models.nodes import nodes_of
 
 LINEAR = (
@@ -462,32 +459,70 @@ def _fold_affine(norm: Affine, linear: Any) -> IdentityMixer | None:
 
 
 def _first_linear(transform: keras.layers.Layer) -> Any:
-    """The dense layer that a mixer begins with, or None."""
-    if type(transform) in (ChannelMLP, SeparableConvolutionMixer, GatedMLP):
-        return transform.expand
+    """The dense layer that alone takes a mixer's input, or None."""
     if type(transform) is SelfAttentionMixer:
         return transform.qkv
-    return None
+    ends = _ends(transform)
+    layer = ends.first if ends is not None and ends.uses_of_input == 1 else None
+    return layer if type(layer) is keras.layers.Dense else None
 
 
 def _last_linear(transform: keras.layers.Layer) -> Any:
     """The linear layer that a mixer ends in, or None."""
-    last: Any = None
-    if type(transform) is MetaMixer:
-        last = transform.projection or transform.aggregation
-    elif type(transform) is ConvolutionMixer:
-        last = transform.convolution
-    elif type(transform) in (
-        ChannelMLP,
-        DepthwiseSeparableMixer,
-        SeparableConvolutionMixer,
-        GatedMLP,
-    ):
-        last = transform.project
-    elif type(transform) is SelfAttentionMixer:
-        last = transform.output_projection
+    if type(transform) is SelfAttentionMixer:
+        last: Any = transform.output_projection
+    else:
+        ends = _ends(transform)
+        last = None if ends is None else ends.last
     is_linear = type(last) in LINEAR and _activation(last) is keras.activations.linear
     return last if is_linear else None
+
+
+def _ends(layer: Any) -> "_Ends | None":
+    """Where a layer begins and ends, as its flow says, or None where there is none."""
+    if not has_flow(layer):
+        return None
+    ends = _Ends(layer)
+    result = layer.flow(ends, ends.input)
+    once = [each for each in ends.made_by if ends.steps.count(each) == 1]
+    ends.first = ends.first if ends.steps.count(ends.first) == 1 else None
+    ends.last = next((each for each in once if ends.made_by[each] is result), None)
+    return ends
+
+
+class _Ends(Run):
+    """The flow of "which layer made this"."""
+
+    def __init__(self, outer: Any):
+        super().__init__(outer)
+        self.input = object()
+        self.uses_of_input = 0
+        self.first: Any = None
+        self.last: Any = None
+        self.steps: list[Any] = []
+        self.made_by: dict[Any, object] = {}
+
+    def step(self, layer, x):
+        if type(layer) in IDLE_AT_INFERENCE:
+            return x
+        if self._use(x):
+            self.first = layer
+        self.steps.append(layer)
+        self.made_by[layer] = object()
+        return self.made_by[layer]
+
+    def add(self, x, branch, scale=None):
+        self._use([x, branch])
+        return object()
+
+    def over_tokens(self, x, *layers):
+        return self(x, *layers)
+
+    def _use(self, x: Any) -> int:
+        values = x if isinstance(x, list) else [x]
+        uses = sum(each is self.input for each in values)
+        self.uses_of_input += uses
+        return uses
 
 
 def _activation(layer: Any) -> Any:

@@ -203,7 +203,7 @@ class Run:
 
 #: Layers that do nothing outside training. By the exact class: one of a user's own
 #: that derives from them may drop at inference too.
-_IDLE_AT_INFERENCE = (keras.layers.Dropout, Dropout, StochasticDepth)
+IDLE_AT_INFERENCE = (keras.layers.Dropout, Dropout, StochasticDepth)
 
 
 class _Calling(Run):
@@ -226,7 +226,7 @@ class _Calling(Run):
             index += 1
             if not class_says(layer, "can_overwrite"):
                 x = call_inner(self.outer, layer, x, self.training)
-                if type(layer) not in _IDLE_AT_INFERENCE:
+                if type(layer) not in IDLE_AT_INFERENCE:
                     is_own = _makes_its_output(layer)
                 continue
             end = self._dense_after(steps, index)
@@ -246,7 +246,7 @@ class _Calling(Run):
         """Where the dense layer stands that is next at inference, or None."""
         if self.training is not False:
             return None
-        while index < len(steps) and type(steps[index]) in _IDLE_AT_INFERENCE:
+        while index < len(steps) and type(steps[index]) in IDLE_AT_INFERENCE:
             index += 1
         is_dense = index < len(steps) and type(steps[index]) is keras.layers.Dense
         return index if is_dense else None
@@ -299,7 +299,7 @@ class _Owning(Run):
     """The flow of "no one else holds this map"."""
 
     def step(self, layer, x):
-        if type(layer) in _IDLE_AT_INFERENCE:
+        if type(layer) in IDLE_AT_INFERENCE:
             return x
         return class_says(layer, "can_overwrite") or _makes_its_output(layer)
 

@@ -167,8 +167,8 @@ class Recipe:
             None for the model's own.
         random_resized_crop_scale: least and largest part of the area that is cut out.
         random_resized_crop_ratio: least and largest width over height of the cut.
-        interpolation: of training images: `"bilinear"`, `"bicubic"` or `"random"`
-            (either of these, drawn for each image).
+        interpolation: of training images: `"nearest"`, `"bilinear"`, `"bicubic"`,
+            `"lanczos"`, or `"random"` for bilinear or bicubic, drawn for each image.
         horizontal_flip: probability.
         rand_augment: policy in timm's notation, such as `"rand-m9-mstd0.5-inc1"`, or
             None.
@@ -242,7 +242,9 @@ class Recipe:
         "images", _RANGE, (3 / 4, 4 / 3)
     )
     interpolation: str = _field(
-        "images", _choice("bilinear", "bicubic", "random"), "random"
+        "images",
+        _choice("nearest", "bilinear", "bicubic", "lanczos", "random"),
+        "random",
     )
     horizontal_flip: float = _field("images", _number(0, 1), 0.5)
     rand_augment: str | None = _field("images", _optional(_TEXT), None)

@@ -12,9 +12,12 @@ from keras_metaformer_lite.cli.benchmark import benchmark
 from keras_metaformer_lite.cli.classify import classify
 from keras_metaformer_lite.cli.convert import convert
 from keras_metaformer_lite.cli.demo import demo
+from keras_metaformer_lite.cli.evaluate import evaluate
 from keras_metaformer_lite.cli.export import export
 from keras_metaformer_lite.cli.listing import list_command
 from keras_metaformer_lite.cli.output import prepare_streams
+from keras_metaformer_lite.cli.predict import predict
+from keras_metaformer_lite.cli.train import train
 from keras_metaformer_lite.cli.web import web
 
 app = typer.Typer(
@@ -59,7 +62,10 @@ app.command("benchmark")(benchmark)
 app.command("classify")(classify)
 app.command("convert")(convert)
 app.command("demo")(demo)
+app.command("evaluate")(evaluate)
 app.command("export")(export)
+app.command("predict")(predict)
+app.command("train")(train)
 app.command("web")(web)
 app.add_typer(weights.app, name="weights")
 

@@ -29,6 +29,33 @@ def chosen_model_or_file(name: str, *suffixes: str) -> ListedModel | Path:
     return Path(name)
 
 
+def chosen_classifier(name: str, weights: str | None) -> str:
+    """What `--model` of `evaluate` and `predict` names, or the program ends.
+
+    Args:
+        name: of the list, a `.keras` or `.tflite` file, or the folder or checkpoint of
+            a run.
+        weights: of a model of the list.
+    """
+    path = Path(name)
+    if path.is_dir() or path.suffix == ".safetensors":
+        folder = path if path.is_dir() else path.parent
+        if not any(folder.glob("*.keras")):
+            stop(
+                "Expected the folder of a training run, with a model in it. "
+                f"Received: model={name!r}",
+                USAGE,
+            )
+    else:
+        chosen = chosen_model_or_file(name, ".keras", ".tflite")
+        if isinstance(chosen, ListedModel):
+            chosen_weights(chosen, weights)
+            return chosen.name
+    if weights is not None:
+        stop(f"{name} is a whole model, so it goes without --weights", USAGE)
+    return name
+
+
 def chosen_weights(model: ListedModel, weights: str | None) -> str:
     """The tag or file of `--weights`, the model's default tag, or the program ends."""
     tags = catalogue.list_weights(model.name)

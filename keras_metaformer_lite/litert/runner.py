@@ -43,6 +43,9 @@ class LiteRTModel:
 
     Attributes:
         labels: one per class, or None where the file has none.
+        classes: int. How many numbers the model gives for an image.
+        transform: `EvaluationTransform` of photographs, or None where the model takes
+            no square RGB images.
         input_shape: `(height, width, channels)`.
         input_dtype: NumPy dtype of the input.
         takes_pixels: whether the input is pixels 0..255 (the preprocessing is in the
@@ -73,11 +76,11 @@ class LiteRTModel:
         self.input_dtype = np.dtype(
             "float32" if verified.image.type == FLOAT32 else "uint8"
         )
-        classes = verified.output.shape[-1]
+        self.classes = int(verified.output.shape[-1])
         try:
             about = read_about(verified.metadata)
-            self.labels = read_labels(content, classes)
-            self._transform = _transform(self.input_shape, about)
+            self.labels = read_labels(content, self.classes)
+            self.transform = _transform(self.input_shape, about)
         except Exception as error:  # Damaged archives and texts raise anything.
             raise ModelFileError(
                 "Expected a whole .tflite file; its labels or metadata cannot be read "
@@ -151,7 +154,7 @@ class LiteRTModel:
 
         That is, unless it takes square RGB images of pixels 0..255.
         """
-        if self._transform is None:
+        if self.transform is None:
             raise ModelFileError(
                 "Expected a model of square RGB images, to give photographs to. "
                 f"Received: input_shape={self.input_shape} in {str(self.path)!r}"
@@ -214,14 +217,14 @@ class LiteRTModel:
                 "can be given to it: export it with the preprocessing. "
                 f"Received: {image!r} for {str(self.path)!r}"
             )
-        if self._transform is None:
+        if self.transform is None:
             raise ValueError(
                 "Files and Pillow images can be given to models of square RGB images. "
                 f"Received: input_shape={self.input_shape}"
             )
         if isinstance(image, (str, os.PathLike)):
             image = load_image(image)
-        return self._typed(self._transform(image, normalise=False))
+        return self._typed(self.transform(image, normalise=False))
 
     def _checked_array(self, array: np.ndarray) -> np.ndarray:
         if array.shape != self.input_shape:

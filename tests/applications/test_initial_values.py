@@ -21,11 +21,7 @@ RATES = "stochastic depth of each module (0 where the reference puts an identity
 PARAMETERS = "parameters [shape, mean, standard deviation, least, largest]"
 #: The cut of timm's `trunc_normal_`.
 CUT = 2.0
-RECORDED = {
-    model: record
-    for model, record in cases.initial_values().items()
-    if not model.startswith("metaformer_")
-}
+RECORDED = cases.initial_values()
 
 
 def _constructor(model: str) -> str:

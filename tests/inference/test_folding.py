@@ -15,7 +15,7 @@ from keras_metaformer.models import families
 from keras_metaformer.models.complexity import count_macs
 from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize
-from tests.small_models import FAMILIES, build_small
+from tests.small_models import build_small, every_family
 
 layers: Any = km.layers
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
@@ -88,7 +88,7 @@ MERGED_AWAY = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_every_family_computes_the_same(family):
     model = _small(family)
     merged = _assert_folds(model)
@@ -160,6 +160,17 @@ def test_an_affine_layer_is_merged_into_the_linear_layer_behind_it(use_bias):
     )
     # Without a bias the linear layer has no place for the offset.
     assert ("Affine" in _kinds(merged)) != use_bias
+
+
+def test_an_affine_layer_without_offset_is_merged_into_any_linear_layer():
+    image = keras.Input((8, 8, 6))
+    step = blocks.ResidualBranch(
+        blocks.ChannelMLP(2, "gelu"), layers.Affine(use_bias=False)
+    )
+    merged = _assert_folds(
+        _moderate(keras.Model(image, step(image))), np.ones((1, 8, 8, 6), "float32")
+    )
+    assert "Affine" not in _kinds(merged)
 
 
 def _unit(number: Decimal) -> Decimal:
@@ -467,6 +478,12 @@ def _own_parts() -> dict[str, Any]:
         lambda: blocks.ChannelMLP(2, dropout=0.1),
         lambda: layers.GatedMLP(2),
         lambda: layers.TokenMLP(),
+        lambda: layers.SelfAttentionMixer(3, (False, True), projection_dropout=0.1),
+        lambda: layers.SeparableConvolutionMixer(
+            3, output_activation="relu", dilation_rate=2
+        ),
+        lambda: layers.ConvNeXtChannelMixer(3, 2, dropout=0.1),
+        lambda: layers.FFNifiedAttention(3, use_bias=False),
     ],
     ids=[
         "a-subclass",
@@ -478,6 +495,10 @@ def _own_parts() -> dict[str, Any]:
         "dropout",
         "gated",
         "tokens",
+        "heads",
+        "dilated",
+        "convnext-dropout",
+        "no-bias",
     ],
 )
 def test_layer_scale_behind_any_transform(transform):
@@ -491,6 +512,36 @@ def test_layer_scale_behind_any_transform(transform):
         {"_Doubling": _Doubling, "_Shifted": _Shifted}
     ):
         _assert_folds(_moderate(keras.Model(image, step(image))), maps)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class _Mixer(layers.Composite):
+    """A user's own: what it begins with and ends in follows from its flow."""
+
+    def __init__(self, twice=False, **kwargs):
+        super().__init__(**kwargs)
+        self.twice = twice
+        self.dense = keras.layers.Dense(8)
+        self.activation = layers.GELU()
+        self.end = self.dense if twice else keras.layers.Dense(8)
+
+    def flow(self, run, x):
+        return run(x, self.dense, self.activation, self.end)
+
+    def get_config(self):
+        return {**super().get_config(), "twice": self.twice}
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("twice", [False, True])
+def test_scales_around_a_mixer_of_the_users_own(twice):
+    image = keras.Input((8, 8, 8))
+    step = blocks.ResidualBranch(_Mixer(twice), layers.Affine(), "layer")
+    maps = np.random.default_rng(2).normal(size=(2, 8, 8, 8)).astype("float32")
+    merged = _assert_folds(_moderate(keras.Model(image, step(image))), maps)
+    # A layer that is used twice stands at an end once, and elsewhere too.
+    assert (merged.layers[-1].layer_scale is None) != twice
+    assert isinstance(merged.layers[-1].norm, layers.Affine) == twice
 
 
 @pytest.mark.one_backend

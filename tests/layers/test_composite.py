@@ -143,6 +143,13 @@ def test_a_mixer_of_the_users_own():
     assert layer_macs(layer, (1, 6, 5, 8)) == 30 * (8 * 9 + 2 * 8 * 16)
 
 
+def test_counts_of_heads_narrower_than_the_map():
+    layer = layers.SelfAttentionMixer(3)  # Two heads, 6 of 8 channels.
+    layer.build((1, 6, 5, 8))
+    linear = 30 * (8 * 3 * 6 + 6 * 8)
+    assert layer_macs(layer, (1, 6, 5, 8)) == linear + 2 * 30 * 30 * 6
+
+
 def test_its_own_count_goes_before_the_rules():
     class Counted(layers.SeparableConvolutionMixer):
         def count_macs(self, input_shape):

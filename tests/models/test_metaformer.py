@@ -89,7 +89,25 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+#: Layers of Keras, or with a state, that each backend has in its own way.
+_ON_EACH_BACKEND = (
+    "mixer-per-stage",
+    "mixer-own-with-sublayer",
+    "norm-batch",
+    "stochastic-depth",
+    "head-dropout",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in _ON_EACH_BACKEND else pytest.mark.one_backend
+        )
+        for name in ABLATIONS
+    ],
+)
 def test_every_ablation_is_one_argument(name, tmp_path):
     model = metaformer(**ABLATIONS[name])
     path = tmp_path / "model.keras"
@@ -220,6 +238,32 @@ def test_the_config_of_a_model_is_json_and_rebuilds_it():
     np.testing.assert_array_equal(
         to_numpy(clone(IMAGES, training=False)), to_numpy(model(IMAGES, training=False))
     )
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"),
+    [
+        ((1,), ["none"]),
+        ((1, 1), ["none", "residual"]),
+        ((1, 1, 1), ["none", "none", "residual"]),
+        ((1, 1, 1, 1), ["none", "none", "residual", "residual"]),
+    ],
+)
+def test_without_words_the_later_half_of_the_stages_has_res_scale(depths, expected):
+    model = km.MetaFormer(depths, (8,) * len(depths), input_shape=(32, 32, 3))
+    found = [
+        layer.token_mixing.residual_scaling
+        for layer in model.layers
+        if isinstance(layer, km.blocks.MetaFormerBlock)
+    ]
+    assert found == expected
+
+
+@pytest.mark.backend_independent
+def test_without_words_the_size_is_that_of_the_official_class():
+    arguments = MetaFormerArguments()
+    assert arguments.depths == (2, 2, 6, 2)
+    assert arguments.widths == (64, 128, 320, 512)
 
 
 @pytest.mark.parametrize(

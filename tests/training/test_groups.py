@@ -4,7 +4,6 @@ import keras
 import pytest
 
 import keras_metaformer as km
-from keras_metaformer.arrays import to_numpy
 from keras_metaformer.training.groups import has_weight_decay, rate_scales
 from keras_metaformer.weights.naming import NAMINGS
 from keras_metaformer.weights.porting import to_state_dict
@@ -73,13 +72,6 @@ def test_the_rate_decays_from_block_to_block():
         "head_norm": 1,
         "predictions": 1,
     }
-    before = {v.path: to_numpy(v) for v in model.trainable_variables}
-    ones = [keras.ops.ones_like(v.value) for v in model.trainable_variables]
-    optimizer.apply(ones)
-    for variable in model.trainable_variables:
-        if len(variable.shape) == 1:
-            moved = before[variable.path] - to_numpy(variable)
-            assert moved == pytest.approx(1e-3 * scales[variable.path], rel=1e-3)
 
 
 @pytest.mark.backend_independent

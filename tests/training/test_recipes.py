@@ -9,12 +9,13 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.models import families
 from keras_metaformer.training.recipe import Recipe
+from keras_metaformer_lite.data.random_augment import RandAugment
 from tests.training.fitting import small_model
 
 RECIPES = km.training.list_recipes()
 FAMILIES_FROM_SCRATCH = (
     "identityformer randformer poolformerv2 convformer caformer poolformer ffnet "
-    "resmlp mlp_mixer gmlp"
+    "poolformer_hybrids resmlp mlp_mixer gmlp"
 ).split()
 
 #: Of the official scripts: optimizer, rate, batch, epochs, warmup, cooldown, decay,
@@ -123,6 +124,23 @@ def test_the_augmentation_is_the_published_one(name):
 
 
 @pytest.mark.backend_independent
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_policy_of_every_recipe_can_be_drawn_from(name):
+    recipe = km.training.load_recipe(name)
+    if recipe.rand_augment is None:
+        assert name == "linear-probe"
+        return
+    policy = RandAugment.from_name(recipe.rand_augment)
+    published = (10.0, 0.0, 2, 1.0) if "mixer" in name else (9.0, 0.5, 2, 0.5)
+    assert published == (
+        policy.magnitude,
+        policy.magnitude_std,
+        policy.layers,
+        policy.probability,
+    )
+
+
+@pytest.mark.backend_independent
 def test_fine_tuning_at_384_mixes_nothing_and_keeps_the_rest():
     for name in ("convformer-s18-384", "caformer-b36-384"):
         recipe = km.training.load_recipe(name)
@@ -187,11 +205,15 @@ def test_every_field_of_every_recipe_is_shown_with_its_source(name):
             assert len(origin.source) > 6
 
 
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    return small_model()
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_optimizer_of_every_recipe_is_built(name):
+def test_the_optimizer_of_every_recipe_is_built(name, model):
     recipe = km.training.load_recipe(name, overrides={"batch_size": 256})
-    model = small_model()
     optimizer = km.training.build_optimizer(recipe, model, updates_per_epoch=10)
     kinds = {"adamw": km.training.AdamW, "lamb": km.training.LAMB}
     assert type(optimizer) is kinds[recipe.optimizer]

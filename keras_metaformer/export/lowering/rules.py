@@ -18,17 +18,14 @@ from keras_metaformer.layers import (
     IdentityMixer,
     SquaredReLU,
     StarReLU,
-    StochasticDepth,
     TokenLinear,
 )
-from keras_metaformer.layers.composite import Run, has_flow
+from keras_metaformer.layers.composite import IDLE_AT_INFERENCE, Run, has_flow
 from keras_metaformer.layers.rules import LayerRules
 
 #: `(layer, value) -> Value` for what is lowered in a way of its own.
 RULES = LayerRules()
 
-#: Nothing, or what does nothing at inference.
-_IDLE = (type(None), keras.layers.Dropout, StochasticDepth)
 #: Activations that take each value by itself, whatever the order of the axes.
 ELEMENTWISE = (GELU, StarReLU, SquaredReLU, IdentityMixer, keras.layers.ReLU)
 
@@ -92,7 +89,8 @@ class Lowering(Run):
         return _sum(x if scale is None else lower(scale, x), branch)
 
     def over_tokens(self, x, *layers):
-        steps = [layer for layer in layers if not isinstance(layer, _IDLE)]
+        idle = (type(None), *IDLE_AT_INFERENCE)
+        steps = [layer for layer in layers if type(layer) not in idle]
         if not all(type(each) in (TokenLinear, *ELEMENTWISE) for each in steps):
             batch, *sizes, channels = x.shape
             flat = tf.reshape(x.computed(), (batch, math.prod(sizes), channels))

@@ -1,0 +1,271 @@
+"""`keras-metaformer predict`: probabilities or embeddings of images, as a table."""
+
+import contextlib
+import csv
+import enum
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TextIO
+
+import typer
+
+from keras_metaformer_lite.cli.chosen import chosen_classifier, chosen_target
+from keras_metaformer_lite.cli.evaluate import open_chosen
+from keras_metaformer_lite.cli.output import FAILED, USAGE, complain, say, stop
+
+Format = enum.StrEnum("Format", "jsonl csv parquet")
+
+
+def predict(
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, directories or glob patterns; - reads a list of files, "
+            "one a line, from standard input."
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A name of `keras-metaformer list`, a .keras or .tflite file, or the "
+            "folder of a run."
+        ),
+    ],
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of a model of the list: a tag or a file."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write; standard output if left out."),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Of the output; by its ending, or jsonl, if left out."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only so many classes, the most probable ones."),
+    ] = None,
+    embeddings: Annotated[
+        bool,
+        typer.Option("--embeddings", help="What the last layer is given, instead."),
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Images of a batch.")] = 32,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images.")
+    ] = None,
+    unreadable: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV file for images that cannot be read; beside the output, as "
+            "NAME.unreadable.csv, if left out."
+        ),
+    ] = None,
+) -> None:
+    """Write a model's probabilities or embeddings of images, one image a row.
+
+    Images that cannot be read go into a table of their own, and the others go on; the
+    exit code is then 1.
+
+    Examples:
+
+        keras-metaformer predict photos/ --model run --output found.csv
+
+        find . -name "*.jpg" | keras-metaformer predict - --model run --top 3
+
+        keras-metaformer predict photos/ --model run --embeddings --output e.parquet
+    """
+    chosen = chosen_classifier(model, weights)
+    kind = _kind(output, format)
+    if top is not None and embeddings:
+        stop("--top is of probabilities, so it goes without --embeddings", USAGE)
+    if output is not None:
+        chosen_target(output)
+        unreadable = unreadable or output.with_name(f"{output.name}.unreadable.csv")
+    if unreadable is not None:
+        chosen_target(unreadable)
+    files = _files(images)
+
+    classifier = open_chosen(chosen, weights)
+    from keras_metaformer.training.prediction import predicted_batches
+
+    lost: list[tuple[str, str]] = []
+    try:
+        with _writer(output, kind) as writer:
+            for found in predicted_batches(
+                classifier,
+                files,
+                embeddings=embeddings,
+                batch_size=batch,
+                workers=workers,
+            ):
+                for name, values in zip(found.names, found.values, strict=True):
+                    writer.write(_row(name, values, found.class_names, top, embeddings))
+                lost += found.unreadable
+    except ValueError as error:
+        stop(error, USAGE)
+    except (ImportError, OSError) as error:
+        stop(error, FAILED)
+    _report(lost, unreadable)
+
+
+def _kind(output: Path | None, given: Format | None) -> Format:
+    suffixes = {".jsonl": Format.jsonl, ".csv": Format.csv, ".parquet": Format.parquet}
+    if given is not None:
+        kind = given
+    elif output is None:
+        kind = Format.jsonl
+    elif output.suffix.lower() in suffixes:
+        kind = suffixes[output.suffix.lower()]
+    else:
+        stop(
+            "--output ends in .jsonl, .csv or .parquet, or --format says what it is. "
+            f"Received: {str(output)!r}",
+            USAGE,
+        )
+    if kind == Format.parquet:
+        if output is None:
+            stop("A Parquet table needs --output", USAGE)
+        import importlib.util
+
+        if importlib.util.find_spec("pyarrow") is None:
+            stop("Parquet needs pyarrow: pip install 'keras-metaformer[train]'", FAILED)
+    return kind
+
+
+def _files(images: list[str]) -> list[Path]:
+    from keras_metaformer_lite.images import ImageError, expand_images
+
+    named: list[str] = []
+    for each in images:
+        if each == "-":
+            named += [text for text in sys.stdin.read().splitlines() if text.strip()]
+        else:
+            named.append(each)
+    try:
+        return expand_images(named)
+    except (ImageError, OSError, ValueError) as error:
+        stop(error, USAGE)
+
+
+def _row(
+    name: str, values: Any, class_names: Any, top: int | None, embeddings: bool
+) -> dict[str, Any]:
+    # Bytes of a name that are no UTF-8 are written as escapes.
+    row: dict[str, Any] = {
+        "image": name.encode("utf-8", "backslashreplace").decode("utf-8")
+    }
+    if embeddings:
+        return row | {f"e{place}": float(each) for place, each in enumerate(values)}
+    names = class_names or [str(place) for place in range(len(values))]
+    if top is None:
+        # Names of ImageNet's classes occur twice.
+        unique = len(set(names)) == len(names)
+        columns = names if unique else [f"{i} {each}" for i, each in enumerate(names)]
+        return row | {
+            each: float(value) for each, value in zip(columns, values, strict=True)
+        }
+    best = (-values).argsort(kind="stable")[:top]
+    for rank, place in enumerate(best, 1):
+        row[f"class_{rank}"] = names[place]
+        row[f"probability_{rank}"] = float(values[place])
+    return row
+
+
+class _Lines:
+    """JSON lines, or CSV."""
+
+    def __init__(self, stream: TextIO, kind: Format) -> None:
+        self._stream, self._kind = stream, kind
+        self._csv: Any = None
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self._kind == Format.jsonl:
+            self._stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            return
+        if self._csv is None:
+            self._csv = csv.writer(self._stream, lineterminator="\n")
+            self._csv.writerow(row)
+        self._csv.writerow(row.values())
+
+
+class _Parquet:
+    """A Parquet table, written group by group."""
+
+    _ROWS = 4096
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._rows, self._file = path, [], None
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == self._ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+
+        if not self._rows:
+            return
+        # Values are computed in float32.
+        schema = pa.schema(
+            [
+                (name, pa.float32() if isinstance(value, float) else pa.string())
+                for name, value in self._rows[0].items()
+            ]
+        )
+        table = pa.Table.from_pylist(self._rows, schema)
+        if self._file is None:
+            self._file = parquet.ParquetWriter(self._path, schema)
+        self._file.write_table(table)
+        self._rows = []
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+@contextlib.contextmanager
+def _writer(output: Path | None, kind: Format) -> Iterator[Any]:
+    """What takes the rows; a file is put in place when all are written."""
+    from keras_metaformer_lite.weights.disk import replacement
+
+    if output is None:
+        yield _Lines(sys.stdout, kind)
+        return
+    with replacement(output) as temporary:
+        if kind == Format.parquet:
+            writer = _Parquet(temporary)
+            yield writer
+            writer.close()
+        else:
+            with temporary.open("w", encoding="utf-8", newline="") as stream:
+                yield _Lines(stream, kind)
+
+
+def _report(lost: list[tuple[str, str]], path: Path | None) -> None:
+    if path is not None:
+        from keras_metaformer_lite.weights.disk import replacement
+
+        if lost:
+            with (
+                replacement(path) as temporary,
+                temporary.open("w", encoding="utf-8", newline="") as stream,
+            ):
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerow(("image", "reason"))
+                writer.writerows(lost)
+        else:
+            # One of an earlier run would say what is no longer so.
+            path.unlink(missing_ok=True)
+    for name, reason in lost:
+        complain(f"{name}: {reason}")
+    if lost:
+        where = "" if path is None else f": they are in {path}"
+        say(f"{len(lost)} images could not be read{where}", error=True)
+        raise typer.Exit(FAILED)
