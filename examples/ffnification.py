@@ -11,6 +11,7 @@ Run: python examples/ffnification.py [--epochs 12]
 import argparse
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -100,7 +101,7 @@ def measure(step: str, epochs: int = 12, samples: int | None = None) -> Measured
     """Trains a model of this step, always from the same seed."""
     keras.utils.set_random_seed(0)
     digits = load_digits()
-    model = build(step)
+    model: Any = build(step)
     model.compile(
         optimizer=keras.optimizers.AdamW(2e-3),
         loss="sparse_categorical_crossentropy",
