@@ -23,6 +23,8 @@ from keras_metaformer_lite.weights.disk import replacement
 from keras_metaformer_lite.weights.timm_names import timm_name
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+#: What else timm may have called the weights.
+_OTHER_WEIGHTS = ("pytorch_model.bin",)
 _LARGEST_CONFIG = 1 << 24
 #: Of timm's arguments those that change nothing about a model that is not trained.
 _ONLY_TRAINING = {"drop_rate", "drop_path_rate", "proj_drop_rate"}
@@ -32,8 +34,8 @@ def load_timm_folder(folder: Path, **arguments: Any) -> keras.Model:
     """The model of a folder in timm's layout, as timm computes it; gives logits.
 
     Args:
-        folder: with `config.json` and `model.safetensors`.
-        **arguments: of the constructor.
+        folder: with `config.json` and `model.safetensors` (or `pytorch_model.bin`).
+        **arguments: of the constructor, such as another `input_shape`.
 
     Raises:
         ValueError: if the config is none of timm's, its model is none of ours, or the
@@ -55,6 +57,12 @@ def load_timm_folder(folder: Path, **arguments: Any) -> keras.Model:
     size = given.pop("img_size", published.get("input_size", (3, 224, 224))[-1])
     height, width = size if isinstance(size, (list, tuple)) else (size, size)
     channels = given.pop("in_chans", published.get("input_size", (3,))[0])
+    pooling = given.pop("global_pool", "avg")
+    if pooling != "avg":
+        raise ValueError(
+            f"Expected a model that pools by averages. Received: {pooling!r} in "
+            f"{str(folder)!r}"
+        )
     unknown = set(given) - _ONLY_TRAINING - {"num_classes"}
     if unknown:
         raise ValueError(
@@ -67,6 +75,7 @@ def load_timm_folder(folder: Path, **arguments: Any) -> keras.Model:
         arguments.setdefault("activation", "gelu")  # timm's, where ours is tanh's
     if families.get(variant).family == "poolformer":
         arguments.setdefault("normalize_before_pooling", False)
+    arguments.setdefault("input_shape", (height, width, channels))
     with undrawn():
         model = families.get(variant).constructor(
             weights=None,
@@ -74,15 +83,15 @@ def load_timm_folder(folder: Path, **arguments: Any) -> keras.Model:
             pooling=None if classes else "avg",
             classes=classes or 1000,
             classifier_activation=None,
-            input_shape=(height, width, channels),
             **arguments,
         )
-    port_weights(model, read_checkpoint(folder / WEIGHTS))
-    if height == width and channels == 3:
+    port_weights(model, read_checkpoint(_weights(folder)))
+    made_for = model.input_shape[1:]
+    if made_for[0] == made_for[1] and made_for[2] == 3:
         names = config.get("label_names", published.get("label_names"))
         model.image_description = ImageDescription(
             EvaluationTransform(
-                height,
+                made_for[0] or height,
                 crop_fraction=published.get("crop_pct", 0.875),
                 interpolation=published.get("interpolation", "bicubic"),
                 mean=tuple(published.get("mean", (0.485, 0.456, 0.406))),
@@ -163,12 +172,11 @@ def save_timm_folder(
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
-    for needed in (path, folder / WEIGHTS):
-        if not needed.is_file():
-            raise FileNotFoundError(
-                f"Expected a folder with {CONFIG} and {WEIGHTS}. "
-                f"Received: {os.fspath(folder)!r} without {needed.name}"
-            )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"Expected a folder with {CONFIG} and {WEIGHTS}. "
+            f"Received: {os.fspath(folder)!r} without {CONFIG}"
+        )
     try:
         with path.open("rb") as file:
             config = json.loads(file.read(_LARGEST_CONFIG))
@@ -182,6 +190,16 @@ def _config(folder: Path) -> dict[str, Any]:
             f"Received: {os.fspath(path)!r}"
         )
     return config
+
+
+def _weights(folder: Path) -> Path:
+    for name in (WEIGHTS, *_OTHER_WEIGHTS):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"Expected a folder with {CONFIG} and {WEIGHTS}. "
+        f"Received: {os.fspath(folder)!r} without {WEIGHTS}"
+    )
 
 
 def _check_is(model: keras.Model, variant: families.Variant, state_dict: Any) -> None:

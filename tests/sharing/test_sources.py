@@ -81,9 +81,7 @@ def test_what_timm_computes_otherwise_is_loaded_as_timm_has_it(name, tmp_path):
     assert error <= 2e-5 * max(1.0, np.abs(expected).max())
     km.save(model, tmp_path / "again", architecture=name)
     with pytest.raises(ValueError, match="another model"):
-        km.save(
-            km.ResMLP12(weights=None), tmp_path / "x", architecture=name
-        )
+        km.save(km.ResMLP12(weights=None), tmp_path / "x", architecture=name)
 
 
 @pytest.mark.backend_independent
