@@ -82,7 +82,7 @@ class TestArguments:
         }
         for word, answer in FOREIGN_WORDS.items():
             assert word not in known
-            if answer.startswith("`"):
+            if answer.startswith("`") and not answer.startswith("`km."):
                 assert answer.split("`")[1].split("=")[0] in known
 
     def test_words_of_another_kind_of_model_are_no_answer(self):
