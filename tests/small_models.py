@@ -16,6 +16,19 @@ from keras_metaformer.models.ffnet import FFNET
 from keras_metaformer.models.metaformer import ISOTROPIC, METAFORMER
 
 FAMILIES = tuple(dict.fromkeys(families.get(name).family for name in families.names()))
+#: One of each builder, with attention, matrices over the tokens and batch norms.
+EACH_BUILDER = ("caformer", "mlp_mixer", "ffnet")
+#: Runs a test on every family. What they are made of is tested on each backend layer by
+#: layer, so that there one model of each builder speaks for the others.
+every_family = pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            family, marks=() if family in EACH_BUILDER else pytest.mark.one_backend
+        )
+        for family in FAMILIES
+    ],
+)
 #: Families with a weight for every token, tied to one image size.
 TIED_TO_A_SIZE = ("poolformer_hybrids", "randformer", "mlp_mixer", "resmlp", "gmlp")
 #: Where the smallest variant lacks what makes the family.

@@ -79,7 +79,7 @@ def builder_function(
 def refuse_idle(
     arguments: ModelArguments, given: Mapping[str, Any], signature: inspect.Signature
 ) -> None:
-    """Refuses arguments that were asked for and act on nothing.
+    """Refuse arguments that were asked for and act on nothing.
 
     Args:
         arguments: of the model.

@@ -26,7 +26,7 @@ from keras_metaformer_lite.images import (
     EvaluationTransform,
 )
 from keras_metaformer_lite.names import find_model_name
-from keras_metaformer_lite.weights.catalogue import default_tag, find
+from keras_metaformer_lite.weights import catalogue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +119,17 @@ def define_variant(
         ValueError: if the name is taken.
     """
     title, builder = f"{family.title}{size}", family.builder
-    tag = default_tag(title)
-    published_by_default = find(title, tag) if tag else None
+    by_default = catalogue.default_of(catalogue.named(title))
     unpublished = EvaluationTransform(resolution, mean=family.mean, std=family.std)
     if title in _VARIANTS:
         raise ValueError(f"Model {title!r} is defined twice.")
     made_of = {**family.defaults, **family.sizes[size]}
     check_keywords(title, made_of, inspect.signature(builder.arguments).parameters)
-    defaults = {"weights": tag, "name": snake_case(title), **made_of}
+    defaults = {
+        "weights": by_default.tag if by_default else None,
+        "name": snake_case(title),
+        **made_of,
+    }
     signature = signature_of(builder.constructor_arguments, **defaults)
 
     def constructor(*args: Any, **kwargs: Any) -> PyramidModel:
@@ -154,7 +157,7 @@ def define_variant(
         model = pretrained.build(make, arguments.token_interpolation)
         # Of weights that are not published, the nearest to be known is how the
         # published ones are evaluated.
-        evaluated = row or published_by_default
+        evaluated = row or by_default
         if evaluated:
             is_whole = row and row.classes == arguments.classes
             names = dataset_of(evaluated.classes) if is_whole else None

@@ -152,7 +152,7 @@ class Progress:
     def on_epoch_end(
         self, epoch: int, logs: Mapping[str, float], began: float, step: int
     ) -> None:
-        """Says the epoch's line."""
+        """Say the epoch's line."""
         now = time.monotonic()
         rates = self._rates(step, now) if self._start is not None else ""
         if self._moving:

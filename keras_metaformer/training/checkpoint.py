@@ -28,7 +28,7 @@ class CheckpointError(OSError):
 def write_state(
     path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
 ) -> None:
-    """Writes a checkpoint under another name, then renames it into place.
+    """Write a checkpoint under another name, then renames it into place.
 
     The bytes are on the disk before the name is: after a crash of the process or of the
     machine the file is the old one or the new one, whole.
@@ -75,7 +75,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """Returns the JSON part of a checkpoint; reads no array.
+    """The JSON part of a checkpoint; reads no array.
 
     Raises:
         CheckpointError: if the file is none of `write_state`.
@@ -84,7 +84,7 @@ def read_about(path: Path) -> dict[str, Any]:
 
 
 def read_state(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the arrays and the JSON part of a checkpoint.
+    """The arrays and the JSON part of a checkpoint.
 
     Raises:
         CheckpointError: if the file is none of `write_state`.
@@ -151,7 +151,7 @@ def _dtype(variable: keras.Variable) -> np.dtype:
 def assign_variables(
     groups: Mapping[str, Sequence[keras.Variable]], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Gives variables the values that `variables_as_arrays` found, all or none.
+    """Give variables the values that `variables_as_arrays` found, all or none.
 
     They are found by group and place, because Keras counts names up within a process,
     and checked by shape and dtype.
@@ -228,7 +228,7 @@ def restore_callback(
     state: Mapping[str, Any],
     arrays: Mapping[str, np.ndarray],
 ) -> None:
-    """Gives a callback what `callback_state` found."""
+    """Give a callback what `callback_state` found."""
     if "state" in state:
         callback.set_state(state["state"])  # pyright: ignore[reportAttributeAccessIssue]
         return

@@ -166,7 +166,7 @@ class Loop:
         }
 
     def save(self) -> None:
-        """Writes the checkpoint of this moment.
+        """Write the checkpoint of this moment.
 
         Raises:
             CheckpointError: if it cannot be written; the old one is as it was.
@@ -198,7 +198,7 @@ class Loop:
         self._steps_since_save = 0
 
     def _load(self) -> dict[str, Any]:
-        """Puts everything but the callbacks where the checkpoint was written."""
+        """Put everything but the callbacks where the checkpoint was written."""
         arrays, about = read_state(self.path)
         self._arrays = arrays
         groups = self._groups
@@ -250,7 +250,7 @@ class Loop:
             self.save()
 
     def _build_state(self) -> None:
-        """Makes the variables that a first step would, so that they can be restored."""
+        """Make the variables that a first step would, so that they can be restored."""
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         classes = self.classifier.output_shape[-1]

@@ -210,7 +210,7 @@ def freeze_all_but_classifier(model: keras.Model) -> None:
 
 
 def save_deployed(model: keras.Model, path: Path) -> None:
-    """Writes a model as others use it: float32, with its softmax, all trainable.
+    """Write a model as others use it: float32, with its softmax, all trainable.
 
     Written under another name, then put in place.
     """

@@ -19,7 +19,7 @@ _MOST_CLASSES = 40
 
 
 def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Draws loss and error over the epochs.
+    """Draw loss and error over the epochs.
 
     Args:
         history: rows of the log, with `loss` and `accuracy`, and the same with `val_`
@@ -60,7 +60,7 @@ def draw_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def draw_confusions(evaluation: Evaluation, path: Path) -> None:
-    """Draws the confusion matrix; of many classes those that are confused most.
+    """Draw the confusion matrix; of many classes those that are confused most.
 
     Args:
         evaluation: what is drawn.
@@ -107,7 +107,7 @@ def draw_confusions(evaluation: Evaluation, path: Path) -> None:
 
 
 def draw_mistakes(evaluation: Evaluation, source: "Source", path: Path) -> None:
-    """Draws the images of which a wrong answer was most certain.
+    """Draw the images of which a wrong answer was most certain.
 
     Args:
         evaluation: of the source, in its order.
@@ -135,7 +135,7 @@ def draw_batch(
     std: Sequence[float],
     path: Path,
 ) -> None:
-    """Draws training images as the model sees them, with their targets.
+    """Draw training images as the model sees them, with their targets.
 
     Args:
         images: float32 `(batch, height, width, 3)`.

@@ -124,7 +124,7 @@ def predict(
     batch_size: int = BATCH_SIZE,
     workers: int | None = None,
 ) -> Predictions:
-    """Gives the probabilities of images, or their embeddings.
+    """Give the probabilities of images, or their embeddings.
 
     Example:
 

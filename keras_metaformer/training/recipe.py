@@ -275,7 +275,7 @@ class Recipe:
         return self.batch_size * self.accumulate
 
     def updates_per_epoch(self, images: int) -> int:
-        """Updates in one epoch over so many images; what fills none is left out.
+        """Update in one epoch over so many images; what fills none is left out.
 
         Raises:
             ValueError: if there are fewer images than one update takes.

@@ -90,19 +90,19 @@ class RunFolder:
         )
 
     def write_json(self, name: str, content: Any) -> None:
-        """Writes a JSON file, whole or not at all."""
+        """Write a JSON file, whole or not at all."""
         with replacement(self.path / name) as temporary:
             temporary.write_text(
                 json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8"
             )
 
     def write_log(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes `log.csv` anew, whole or not at all."""
+        """Write `log.csv` anew, whole or not at all."""
         write_table(self.log, rows)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows as CSV, whole or not at all; columns in the order of appearance."""
+    """Write rows as CSV, whole or not at all; columns in the order of appearance."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (
         replacement(path) as temporary,
@@ -160,7 +160,7 @@ def fingerprint(config: Mapping[str, Any]) -> str:
 
 
 def check_same(run: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raises a `ConfigurationError` that shows where two configurations differ."""
+    """Raise a `ConfigurationError` that shows where two configurations differ."""
     run, now = (json.loads(json.dumps(each)) for each in (run, now))
     if fingerprint(run) == fingerprint(now):
         return

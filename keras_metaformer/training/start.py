@@ -18,9 +18,9 @@ def build_model(recipe: Recipe, classes: int = 1000, **arguments: Any) -> keras.
     """The model of a recipe: weights, head, size of images, stochastic depth, freezing.
 
     Args:
-        recipe: Of `load_recipe`, with a model.
-        classes: Number of classes of the data.
-        **arguments: Further arguments of the model's constructor.
+        recipe: of `load_recipe`, with a model.
+        classes: number of classes of the data.
+        **arguments: further arguments of the model's constructor.
 
     Returns:
         The model, with `trainable` set as `recipe.freeze` says.
@@ -74,11 +74,11 @@ def _draw_anew(layer: Any) -> None:
 
 
 def remap_classifier(source: keras.Model, target: keras.Model) -> None:
-    """Gives a model of ImageNet-1K the weights of one of ImageNet-21K, head included.
+    """Give a model of ImageNet-1K the weights of one of ImageNet-21K, head included.
 
     Args:
-        source: Model of 21841 or 21843 classes.
-        target: The same model with 1000 classes.
+        source: model of 21841 or 21843 classes.
+        target: the same model with 1000 classes.
 
     Raises:
         ValueError: if the models differ in more than their number of classes.

@@ -49,8 +49,8 @@ class Pretrained:
     ) -> Model:
         """Make a model and load what was asked for into it.
 
-        All is loaded but a last layer of another number of classes, which starts at
-        random, with a warning.
+        All is loaded but a last layer of another number of classes, which starts anew,
+        with a warning.
 
         Args:
             make: makes the model. Its initial weights are not drawn if others come.
@@ -173,8 +173,8 @@ def load_weights_file(
     if skip:
         warnings.warn(
             f"Loaded the weights {name or path.name} except the last layer, which has "
-            f"{classes} classes there and {model.output_shape[-1]} here and starts at "
-            "random.",
+            f"{classes} classes there and {model.output_shape[-1]} here and starts "
+            "anew.",
             stacklevel=2,
         )
     return skip

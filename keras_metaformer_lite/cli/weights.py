@@ -8,7 +8,7 @@ from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 
-from keras_metaformer_lite.cli.output import FAILED, USAGE, print_json, say, stop
+from keras_metaformer_lite.cli.output import FAILED, USAGE, print_json, stop
 from keras_metaformer_lite.weights import cache, catalogue
 
 app = typer.Typer(
@@ -170,11 +170,13 @@ def _chosen(name: str | None, tag: str | None) -> tuple[catalogue.Checkpoint, ..
 def _one(name: str, tag: str | None) -> catalogue.Checkpoint:
     try:
         tag = tag or catalogue.default_tag(name)
-        if tag is not None:
-            return catalogue.find(name, tag)
+        if tag is None:
+            raise ValueError(
+                f"Nobody published weights for it. Received: name={name!r}"
+            )
+        return catalogue.find(name, tag)
     except ValueError as error:
         stop(error, USAGE)
-    stop(f"Nobody published weights for it. Received: name={name!r}", USAGE)
 
 
 def _or_dash(value: float | None, form: str) -> str:

@@ -3,7 +3,7 @@
 import functools
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
@@ -127,11 +127,11 @@ def hash_prefix(url: str) -> str | None:
 
 
 @functools.cache
-def _load() -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
-    """All checkpoints, and the constructors nobody published weights for."""
+def all_checkpoints() -> tuple[Checkpoint, ...]:
+    """Every published checkpoint, in the catalogue's order."""
     file = resources.files("keras_metaformer_lite.weights") / "catalogue.json"
     data = json.loads(file.read_text(encoding="utf-8"))
-    return tuple(map(_from_row, data["checkpoints"])), tuple(data["unpublished"])
+    return tuple(map(_from_row, data["checkpoints"]))
 
 
 def _from_row(row: dict[str, Any]) -> Checkpoint:
@@ -140,15 +140,12 @@ def _from_row(row: dict[str, Any]) -> Checkpoint:
     return Checkpoint(**row)
 
 
-def all_checkpoints() -> tuple[Checkpoint, ...]:
-    """Every published checkpoint, in the catalogue's order."""
-    return _load()[0]
-
-
 def _canonical(constructor: str) -> str:
     """The constructor's name in its own spelling."""
-    checkpoints, unpublished = _load()
-    names = [*(checkpoint.constructor for checkpoint in checkpoints), *unpublished]
+    # Which reads the catalogue in turn.
+    from keras_metaformer_lite.listing import all_models
+
+    names = [model.name for model in all_models()]
     simple = {simplify(name): name for name in names}
     if simplify(constructor) not in simple:
         raise ValueError(
@@ -167,8 +164,12 @@ def for_constructor(constructor: str) -> tuple[Checkpoint, ...]:
     Raises:
         ValueError: if there is no such constructor.
     """
-    name = _canonical(constructor)
-    return tuple(c for c in all_checkpoints() if c.constructor == name)
+    return named(_canonical(constructor))
+
+
+def named(constructor: str) -> tuple[Checkpoint, ...]:
+    """The checkpoints of a constructor by its exact name; none for any other name."""
+    return tuple(c for c in all_checkpoints() if c.constructor == constructor)
 
 
 def list_weights(constructor: str) -> list[str]:
@@ -213,10 +214,14 @@ def default_tag(constructor: str) -> str | None:
     Raises:
         ValueError: if there is no such constructor.
     """
-    tags = list_weights(constructor)
-    if "imagenet" in tags:
-        return "imagenet"
-    return tags[0] if tags else None
+    checkpoint = default_of(for_constructor(constructor))
+    return checkpoint.tag if checkpoint else None
+
+
+def default_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """That of the tag `"imagenet"`, else the first, or None where there are none."""
+    tags = {checkpoint.tag: checkpoint for checkpoint in checkpoints}
+    return tags.get("imagenet", next(iter(checkpoints), None))
 
 
 def _quoted(names: Collection[str]) -> str:

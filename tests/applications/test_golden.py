@@ -108,7 +108,7 @@ def test_all_constructors_of_the_index_are_covered():
     assert missing == set(cases.MISSING_CONSTRUCTORS), (
         "Update MISSING_CONSTRUCTORS in tests/golden/cases.py"
     )
-    assert len(cases.all_cases()) == 62
+    assert len(cases.all_cases()) == 67
 
 
 @pytest.mark.backend_independent

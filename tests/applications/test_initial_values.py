@@ -120,8 +120,9 @@ def _sampling_error_of_extremes(extreme: float, count: int) -> float:
     """Bound for the difference of two samples' extremes, in standard deviations.
 
     A uniform distribution ends at 1.73 and one cut at two standard deviations at 2.27,
-    and large samples come close to that; those of a normal one go beyond 3.
+    and large samples come close to that, the rows of a random matrix each with a sum
+    of its own; those of a normal one go beyond 3.
     """
     if extreme < 2.5 and count > 2000:
-        return 0.3
+        return 0.3 + 30 / math.sqrt(count)
     return 10 / math.sqrt(2 * math.log(count))

@@ -13,7 +13,7 @@ from benchmarks.stock import Scale, stock_model
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.layers import MetaMixer
 from keras_metaformer.models.complexity import count_macs, layer_macs
-from tests.small_models import FAMILIES, build_small
+from tests.small_models import FAMILIES, build_small, every_family
 
 
 def _randomised(model: Any) -> Any:
@@ -36,7 +36,7 @@ def _same(model: Any, stock: Any) -> None:
     np.testing.assert_allclose(received, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_equal_outputs(family):
     model = build_small(family, classifier_activation=None)
     model = _randomised(model)
@@ -108,6 +108,7 @@ def test_a_layer_without_a_stock_form():
         stock_model(keras.Model(inputs, Mine()(inputs)))
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_matrix_products_are_those_that_are_counted(family):
     model = build_small(family)

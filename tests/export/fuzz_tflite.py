@@ -10,6 +10,7 @@ same seed makes the same files; those that fail are kept in the folder given by 
 """
 
 import argparse
+import copy
 import faulthandler
 import json
 import subprocess
@@ -98,7 +99,9 @@ def _other(random: np.random.Generator, value: Any, model: Any) -> Any:
         # Nothing, or the options or quantisation of another.
         table = _one_of(random, _one_of(random, [graph.operators, graph.tensors]))
         others = [each for each in vars(table).values() if hasattr(each, "Pack")]
-        return _one_of(random, [None, np.array([0], "int32"), *others])
+        # A copy, so that no table comes to be within itself.
+        chosen = _one_of(random, [None, np.array([0], "int32"), *others])
+        return copy.deepcopy(chosen)
     return value
 
 

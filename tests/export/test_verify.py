@@ -239,6 +239,20 @@ def test_mutants_are_run_or_refused(structural, changed, seed, seeds):
         assert report["refused"] > number / 50
 
 
+def test_no_table_comes_to_be_within_itself(seeds):
+    """The fuzzer's own walk through such a mutant would have no end."""
+    model = TFLiteFile(seeds["int8"].read_bytes()).model
+    tables = {
+        id(table)
+        for tensor in model.subgraphs[0].tensors
+        for table in vars(tensor).values()
+    }
+    random = np.random.default_rng(0)
+    put_in = [fuzz_tflite._other(random, None, model) for _ in range(100)]
+    assert any(hasattr(table, "Pack") for table in put_in)
+    assert not any(table is not None and id(table) in tables for table in put_in)
+
+
 def _crash(path):
     os.kill(os.getpid(), signal.SIGSEGV)
 

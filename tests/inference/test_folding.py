@@ -15,7 +15,7 @@ from keras_metaformer.models import families
 from keras_metaformer.models.complexity import count_macs
 from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize
-from tests.small_models import FAMILIES, build_small
+from tests.small_models import build_small, every_family
 
 layers: Any = km.layers
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
@@ -88,7 +88,7 @@ MERGED_AWAY = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_every_family_computes_the_same(family):
     model = _small(family)
     merged = _assert_folds(model)

@@ -10,7 +10,7 @@ import pytest
 
 from keras_metaformer import blocks, layers
 from keras_metaformer.layers import fast_paths
-from tests.small_models import FAMILIES, build_small, metaformer
+from tests.small_models import EACH_BUILDER, FAMILIES, build_small, metaformer
 
 BACKEND = keras.backend.backend()
 MAP = (2, 6, 5, 8)
@@ -39,7 +39,17 @@ _HALF = ("caformer", "ffnet")
 @pytest.mark.parametrize(
     ("family", "policy"),
     [
-        *((family, "float32") for family in FAMILIES),
+        *(
+            pytest.param(
+                family,
+                "float32",
+                # Only on torch are layers called in another way.
+                marks=()
+                if BACKEND == "torch" or family in EACH_BUILDER
+                else pytest.mark.one_backend,
+            )
+            for family in FAMILIES
+        ),
         *(
             pytest.param(
                 family,

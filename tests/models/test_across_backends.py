@@ -36,6 +36,8 @@ def directory(tmp_path_factory) -> Path:
     return directory
 
 
+# The others run in child processes; a file of theirs is the same file.
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "other",
     [*BACKENDS, pytest.param("openvino", marks=pytest.mark.backend_independent)],

@@ -82,7 +82,7 @@ class TestArguments:
         }
         for word, answer in FOREIGN_WORDS.items():
             assert word not in known
-            if answer.startswith("`"):
+            if answer.startswith("`") and not answer.startswith("`km."):
                 assert answer.split("`")[1].split("=")[0] in known
 
     def test_words_of_another_kind_of_model_are_no_answer(self):
@@ -169,8 +169,8 @@ class TestDtype:
                 if layer.dtype_policy.name != "mixed_bfloat16"
             ]
             assert {type(layer) for layer in with_another} <= {keras.layers.InputLayer}
-        outputs = model(IMAGES, training=False)
-        assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+        # How such models compute is tested with the families.
+        assert model.output.dtype == "bfloat16"
         assert keras.config.dtype_policy().name == "float32"
 
     def test_names_of_dtypes(self):

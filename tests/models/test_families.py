@@ -8,7 +8,7 @@ from keras_metaformer.models.complexity import count_macs
 from keras_metaformer.weights.structure import weight_slots
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize, to_numpy
-from tests.small_models import FAMILIES, TIED_TO_A_SIZE, build_small, metaformer
+from tests.small_models import TIED_TO_A_SIZE, build_small, every_family, metaformer
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 #: Weights whose gradient is zero by the formula. A norm's bias is the same at every
@@ -20,7 +20,7 @@ ZERO_GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_every_trainable_weight_gets_a_gradient(family):
     # 96 pixels: at 32 the last map would be one pixel, where mixing has no say.
     images = np.random.default_rng(1).normal(size=(2, 96, 96, 3)).astype("float32")
@@ -65,7 +65,7 @@ def test_random_matrices_are_frozen_and_all_else_is_trained():
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_mixed_precision_is_finite_and_near_float32(family, policy):
     exact = build_small(family, classifier_activation=None)
     randomize(exact)
@@ -89,7 +89,7 @@ def test_mixed_precision_is_finite_and_near_float32(family, policy):
     assert np.abs(values - expected).max() <= 0.1 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_the_saved_file_is_the_model(family, tmp_path):
     model = build_small(family, classifier_activation=None, include_preprocessing=True)
     randomize(model)
@@ -147,7 +147,7 @@ def test_blocks_of_one_model_have_different_random_matrices():
     np.testing.assert_array_equal(first, matrices()[0])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_without_the_top_sizes_are_free_unless_tied(family):
     model = build_small(family, None, include_top=False, pooling="avg")
     if family in TIED_TO_A_SIZE:
@@ -160,7 +160,7 @@ def test_without_the_top_sizes_are_free_unless_tied(family):
     assert np.isfinite(outputs).all()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_pyramid_as_a_detector_takes_it(family):
     backbone = build_small(family, include_top=False)
     outputs = backbone.pyramid_outputs

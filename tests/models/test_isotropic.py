@@ -179,6 +179,7 @@ def test_sizes_are_those_of_the_papers():
     assert scales == [0.1, 1e-5, 1e-6, 1e-6]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("constructor", ["MLPMixerS32", "ResMLP12", "GMLPTi16"])
 def test_another_size_without_weights_makes_new_matrices(constructor):
     variant = families.get(constructor)
@@ -196,6 +197,7 @@ def test_another_size_without_weights_makes_new_matrices(constructor):
     assert shapes[64] != shapes[96]
 
 
+@pytest.mark.one_backend
 def test_a_constructor_at_another_size():
     model = km.ResMLP12(weights=None, input_shape=(64, 48, 3), classes=3)
     linear = model.get_layer("block_0").token_mixing.transform.linear

@@ -89,7 +89,25 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+#: Layers of Keras, or with a state, that each backend has in its own way.
+_ON_EACH_BACKEND = (
+    "mixer-per-stage",
+    "mixer-own-with-sublayer",
+    "norm-batch",
+    "stochastic-depth",
+    "head-dropout",
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in _ON_EACH_BACKEND else pytest.mark.one_backend
+        )
+        for name in ABLATIONS
+    ],
+)
 def test_every_ablation_is_one_argument(name, tmp_path):
     model = metaformer(**ABLATIONS[name])
     path = tmp_path / "model.keras"

@@ -8,7 +8,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.weights.structure import weight_slots
 from tests.layer_checks import randomize
-from tests.small_models import FAMILIES, build_small, metaformer
+from tests.small_models import FAMILIES, build_small, every_family, metaformer
 
 #: Every source of random numbers, so that their states are named too.
 _RATES: dict[str, Any] = {"stochastic_depth_rate": 0.1, "head_dropout": 0.1}
@@ -24,7 +24,7 @@ def _copies(model: keras.Model, path: Any) -> list[keras.Model]:
     return [loaded, keras.models.clone_model(model)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_paths_are_those_of_the_places_in_the_model(family, tmp_path):
     fields = {**_RATES, "mlp_dropout": 0.1} if family != "ffnet" else _RATES
     first, second = (build_small(family, fields=fields) for _ in range(2))
@@ -37,7 +37,7 @@ def test_paths_are_those_of_the_places_in_the_model(family, tmp_path):
         assert _paths(model) == paths
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@every_family
 def test_paths_of_a_folded_model_are_unique(family):
     fields = {"residual_scaling": "branch"} if family == "convformer" else {}
     model = km.fold(build_small(family, fields=fields))

@@ -1,6 +1,7 @@
 """An argument of a builder acts, whatever the mixers are, or the call is refused."""
 
 import inspect
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.layers.mixers.table import CHANNEL_MIXERS, TOKEN_MIXERS
 from keras_metaformer.models.arguments import ApplicationArguments
+from keras_metaformer.models.block_config import BlockConfig
 from tests.layer_checks import randomize
 
 # What is refused, and what acts, is the same on every backend.
@@ -79,27 +81,31 @@ def test_every_argument_is_tried():
     assert mine == {*CHANGES, "mixer", "channel_mixer"}
 
 
+#: What acts on blocks and mixers; the rest of a model does not depend on them.
+OF_BLOCKS = {"initialization", *inspect.signature(BlockConfig).parameters} & {*CHANGES}
+
+
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_each_argument_acts_on_each_mixer_or_is_refused(mixer, monkeypatch):
-    refused = {
-        name
-        for name in CHANGES
-        if not _acts(monkeypatch, name, mixer=mixer, channel_mixer="none")
+    names = CHANGES if mixer == "pooling" else OF_BLOCKS
+    refused = _refused(monkeypatch, names, mixer=mixer, channel_mixer="none")
+    assert refused == {
+        name for name in names if name in REFUSED and mixer in REFUSED[name]
     }
-    assert refused == {name for name, mixers in REFUSED.items() if mixer in mixers}
 
 
 @pytest.mark.parametrize("channel_mixer", CHANNEL_MIXERS)
 def test_each_argument_acts_on_each_channel_mixer_or_is_refused(
     channel_mixer, monkeypatch
 ):
-    refused = {
-        name
-        for name in CHANGES
-        if not _acts(monkeypatch, name, mixer="pooling", channel_mixer=channel_mixer)
-    }
-    heads = {"head_ratio", "head_activation", "head_norm"}
-    assert refused == heads | {"layer_scale_initial_value"}
+    refused = _refused(
+        monkeypatch, OF_BLOCKS, mixer="pooling", channel_mixer=channel_mixer
+    )
+    assert refused == {"layer_scale_initial_value"}
+
+
+def _refused(monkeypatch: Any, names: Iterable[str], **arguments: Any) -> set[str]:
+    return {name for name in names if not _acts(monkeypatch, name, **arguments)}
 
 
 @pytest.mark.parametrize("name", ["head_ratio", "head_activation", "head_norm"])
@@ -115,6 +121,41 @@ def test_initial_values_of_scales(scaling, acts, monkeypatch):
     names = ("residual_scale_initial_value", "layer_scale_initial_value")
     for name, expected in zip(names, acts, strict=True):
         assert _acts(monkeypatch, name, residual_scaling=scaling) == expected
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: km.ResMLP12(weights=None, norm_epsilon=0.1), "norm_epsilon"),
+        (
+            lambda: km.PoolFormerS12(weights=None, residual_scale_initial_value=2.0),
+            "residual_scale_initial_value",
+        ),
+        (lambda: km.GMLPTi16(weights=None, head_ratio=2), "head_ratio"),
+        (
+            lambda: km.IsotropicMetaFormer(
+                1, 8, 8, mixer="pooling", channel_mixer="none", mlp_ratio=2
+            ),
+            "mlp_ratio",
+        ),
+        (
+            # Of a stage's own values each has to act on its stage.
+            lambda: km.MetaFormer(
+                **BASE, channel_mixer=("mlp", "none"), mlp_dropout=(0.1, 0.2)
+            ),
+            "mlp_dropout",
+        ),
+    ],
+)
+def test_named_models_and_single_stages_refuse_too(call, name):
+    with pytest.raises(ValueError, match=f"^`{name}` would change nothing: .*Received"):
+        call()
+
+
+def test_what_is_given_as_it_is_by_default_is_not_refused():
+    arguments = {"mlp_ratio": None, "mlp_dropout": 0.0, "head_ratio": 4.0}
+    km.MetaFormer(**BASE, mixer="pooling", channel_mixer="none", **arguments)
+    km.MetaFormer(**BASE, channel_mixer=["mlp", "none"], mlp_dropout=[0.1, 0.0])
 
 
 def _acts(monkeypatch: Any, name: str, **arguments: Any) -> bool:

@@ -55,6 +55,7 @@ def test_copies_compute_the_same(family, mode, tmp_path):
     _check_copies(model, _IMAGES, tmp_path / "model.keras")
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("family", sorted({*FAMILIES} - {"caformer", "ffnet"}))
 def test_every_family_has_copies(family, tmp_path):
     _check_copies(_quantized(family, "int8"), _IMAGES, tmp_path / "model.keras")

@@ -44,12 +44,40 @@ def _(layer: Any, value: Value) -> Value:
     return activated(layer.activation, value.computed())
 
 
+#: Keras' augmentation, which changes nothing outside training.
+_AUGMENTATION = (
+    keras.layers.AugMix,
+    keras.layers.CutMix,
+    keras.layers.MixUp,
+    keras.layers.RandAugment,
+    keras.layers.RandomBrightness,
+    keras.layers.RandomColorDegeneration,
+    keras.layers.RandomColorJitter,
+    keras.layers.RandomContrast,
+    keras.layers.RandomErasing,
+    keras.layers.RandomFlip,
+    keras.layers.RandomGaussianBlur,
+    keras.layers.RandomGrayscale,
+    keras.layers.RandomHue,
+    keras.layers.RandomInvert,
+    keras.layers.RandomPerspective,
+    keras.layers.RandomPosterization,
+    keras.layers.RandomRotation,
+    keras.layers.RandomSaturation,
+    keras.layers.RandomSharpness,
+    keras.layers.RandomShear,
+    keras.layers.RandomTranslation,
+    keras.layers.RandomZoom,
+)
+
+
 @RULES.register(
     IdentityMixer,
     StageOutput,
     StochasticDepth,
     keras.layers.Dropout,
     keras.layers.Identity,
+    *_AUGMENTATION,
 )
 def _(layer: Any, value: Value) -> Value:
     return value

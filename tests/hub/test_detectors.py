@@ -1,0 +1,158 @@
+"""Detectors and segmenters of the ecosystem take our models as they are."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from keras_metaformer.arrays import to_numpy
+from tests.hub.small_detectors import (
+    BOXES,
+    CLASSES,
+    IMAGES,
+    SIZE,
+    detector,
+    segmenter,
+)
+from tests.small_models import build_small
+
+ROOT = Path(__file__).parents[2]
+BACKENDS = ("tensorflow", "jax", "torch")
+TOLERANCE = 1e-4
+MASKS = (IMAGES.mean(-1, keepdims=True) > 0).astype("int32")
+
+
+def _numbers(outputs: Any) -> dict[str, np.ndarray]:
+    named = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return {name: to_numpy(value) for name, value in named.items()}
+
+
+def _first_and_last_loss(model, images, targets) -> tuple[float, float]:
+    losses = model.fit(images, targets, batch_size=2, epochs=6, verbose=0).history
+    return losses["loss"][0], losses["loss"][-1]
+
+
+def _same_after_loading(model, path) -> None:
+    expected = _numbers(model(IMAGES, training=False))
+    model.save(path)
+    loaded: Any = keras.saving.load_model(path)
+    assert type(loaded) is type(model)
+    for name, found in _numbers(loaded(IMAGES, training=False)).items():
+        assert expected[name].std() > 0
+        np.testing.assert_allclose(found, expected[name], atol=1e-5)
+
+
+# Of the papers' families with a pyramid; two stand for each in `make test`.
+@pytest.mark.parametrize(
+    "family",
+    [
+        "caformer",
+        "ffnet",
+        pytest.param("convformer", marks=pytest.mark.large),
+        pytest.param("poolformerv2", marks=pytest.mark.large),
+    ],
+)
+def test_retinanet_learns_and_is_saved(family, tmp_path):
+    model = detector(family)
+    model.compile(keras.optimizers.Adam(1e-3))
+    targets = {"boxes": BOXES, "labels": CLASSES}
+    first, last = _first_and_last_loss(model, IMAGES, targets)
+    assert last < 0.9 * first
+    _same_after_loading(model, tmp_path / "detector.keras")
+    found = model.predict(IMAGES, verbose=0)
+    assert found["boxes"].shape[::2] == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        "convformer",
+        "poolformerv2",
+        pytest.param("caformer", marks=pytest.mark.large),
+        pytest.param("ffnet", marks=pytest.mark.large),
+    ],
+)
+def test_deeplab_learns_and_is_saved(family, tmp_path):
+    model = segmenter(family)
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[],
+    )
+    first, last = _first_and_last_loss(model, IMAGES, MASKS)
+    assert last < 0.9 * first
+    _same_after_loading(model, tmp_path / "segmenter.keras")
+    assert model(IMAGES).shape == (2, SIZE, SIZE, 2)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("other", BACKENDS)
+def test_predictions_are_the_same_on_another_backend(other, tmp_path):
+    here = keras.backend.backend()
+    if other == here:
+        return  # Loaded here in the tests above.
+    models = {"detector": detector("ffnet"), "segmenter": segmenter("caformer")}
+    expected = {}
+    for name, model in models.items():
+        expected[name] = _numbers(model(IMAGES, training=False))
+        model.save(tmp_path / f"{name}.keras")
+    np.save(tmp_path / "images.npy", IMAGES)
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.hub.predict_saved", str(tmp_path)],
+        cwd=ROOT,
+        env=os.environ
+        | {"KERAS_BACKEND": other, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert finished.returncode == 0, finished.stderr
+    for name, outputs in expected.items():
+        with np.load(tmp_path / f"{name}.npz") as found:
+            assert set(found) == set(outputs)
+            for key, value in outputs.items():
+                error = np.abs(found[key] - value).max()
+                assert error <= TOLERANCE * max(1.0, np.abs(value).max()), (name, key)
+
+
+# KerasCV ends with 0.9.0; its heads are large and cannot be had smaller.
+@pytest.mark.large
+def test_keras_cv_retinanet_learns():
+    import keras_cv
+
+    model = keras_cv.models.RetinaNet(
+        backbone=build_small("caformer", include_top=False),
+        num_classes=2,
+        bounding_box_format="xyxy",
+    )
+    model.compile(
+        optimizer=keras.optimizers.Adam(1e-3),
+        classification_loss="focal",
+        box_loss="smoothl1",
+        metrics=None,
+    )
+    targets = {"boxes": BOXES, "classes": CLASSES}
+    first, last = _first_and_last_loss(model, IMAGES, targets)
+    assert last < first
+    if keras.backend.backend() == "torch":  # Its decoder is torchvision's.
+        with pytest.raises(ModuleNotFoundError, match="torchvision"):
+            model.predict(IMAGES, verbose=0)
+    else:
+        assert model.predict(IMAGES, verbose=0)["boxes"].shape == (2, 100, 4)
+
+
+@pytest.mark.large
+def test_keras_cv_deeplab_learns():
+    import keras_cv
+
+    model = keras_cv.models.DeepLabV3Plus(
+        backbone=build_small("convformer", include_top=False), num_classes=2
+    )
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    first, last = _first_and_last_loss(model, IMAGES, MASKS)
+    assert last < first
