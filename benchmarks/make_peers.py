@@ -16,6 +16,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE.parent / ".venv-peers"
 TIMM = "timm==1.0.31"
+TORCHVISION = "torchvision==0.28.0"
+# timm posterizes to 0 bits, which newer ones refuse.
+PILLOW = "pillow<13"
 
 # timm imports torchvision for its data pipelines and for taking features out of a
 # model, also where only a model is made. These are the names it asks for at import;
@@ -81,7 +84,13 @@ with torch.inference_mode():
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT)
-    folder = parser.parse_args().folder.resolve()
+    parser.add_argument(
+        "--torchvision",
+        action="store_true",
+        help="with torchvision and not a stand-in, for benchmarks.input_pipeline",
+    )
+    options = parser.parse_args()
+    folder = options.folder.resolve()
     if folder == Path(sys.prefix).resolve():
         raise SystemExit(
             "The peers go into an environment of their own, not into the one that "
@@ -100,6 +109,10 @@ def main() -> None:
 
     run("-m", "pip", "install", "--quiet", "--requirement", str(HERE / "peers.txt"))
     run("-m", "pip", "install", "--quiet", "--no-deps", TIMM)
+    if options.torchvision:
+        run("-m", "pip", "install", "--quiet", "--no-deps", TORCHVISION)
+        run("-m", "pip", "install", "--quiet", "--no-deps", PILLOW)
+        return
     packages = run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
     stub = Path(packages.strip()) / "torchvision"
     stub.mkdir()

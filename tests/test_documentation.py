@@ -34,8 +34,8 @@ SHELL = ("sh", "shell")
 #: Languages of blocks that nothing here can run.
 FOREIGN = ("kotlin",)
 #: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
-#: here; tests/cli runs them.
-LONG = ("benchmark", "demo", "web")
+#: here; tests/cli and tests/training run them.
+LONG = ("benchmark", "demo", "evaluate", "predict", "train", "web")
 
 # What runs no model, or the same on every backend.
 ONCE = pytest.mark.backend_independent
@@ -105,6 +105,10 @@ def files(tmp_path, monkeypatch):
     shutil.copy(cat, "cat.jpg")
     Path("photos").mkdir()
     shutil.copy(cat, "photos")
+    for path in photograph_files():
+        Path("photos", path.stem).mkdir()
+        for number in range(8):
+            shutil.copy(path, f"photos/{path.stem}/{number}.jpg")
     km.ConvFormerS18(weights=None).save_weights("my.weights.h5")
     mine = km.CAFormerS18(weights=None, classes=37)
     mine.save("mine.keras")

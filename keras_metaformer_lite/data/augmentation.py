@@ -262,14 +262,16 @@ class Mixing(NamedTuple):
         """Images mixed with their partners, both of one shape and dtype.
 
         Args:
-            images: `(number, height, width, channels)`, uint8 (the result is rounded)
-                or float.
+            images: `(..., height, width, channels)`, uint8 (the result is rounded) or
+                float.
             partners: likewise.
         """
         if self.box is not None:
             top, bottom, left, right = self.box
             mixed = images.copy()
-            mixed[:, top:bottom, left:right] = partners[:, top:bottom, left:right]
+            mixed[..., top:bottom, left:right, :] = partners[
+                ..., top:bottom, left:right, :
+            ]
             return mixed
         if self.factor == 1.0:
             return images

@@ -226,6 +226,7 @@ class EvaluationBatches:
         with contextlib.closing(self._pool.run(tasks, ahead)) as results:
             for batch, parts in zip(batches, places, strict=True):
                 images = _collected(results, parts, self.batch_size)
+                images[len(batch) :] = 0
                 labels = np.zeros(self.batch_size, "int64")
                 mask = np.zeros(self.batch_size, "float32")
                 labels[: len(batch)] = known[batch]
@@ -266,34 +267,39 @@ class _TrainingImages:
     ) -> None:
         self._source, self._description = source, description
         self._augmentation, self._seed = augmentation, seed
+        #: Mean and standard deviation of the noise where something is erased.
+        self._noise: tuple[Any, Any] = (0.0, 1.0)
+        if description.includes_preprocessing:
+            transform = description.transform
+            self._noise = (
+                255 * np.array(transform.mean, "float32"),
+                255 * np.array(transform.std, "float32"),
+            )
 
     def __call__(self, task: _Task) -> np.ndarray:
         """float32 `(number, size, size, 3)`."""
-        pixels = np.stack([self._pixels(task.epoch, int(i)) for i in task.indices])
-        # Partners lie mirrored in the batch, and so in the task.
-        pixels = task.mixing.images(pixels, pixels[::-1])
-        return self._finished(pixels, task)
+        pixels = [self._pixels(task.epoch, int(i)) for i in task.indices]
+        size = self._description.transform.resolution
+        images = np.empty((len(pixels), size, size, 3), "float32")
+        # One by one, so that each stays in the processor's cache. Partners lie mirrored
+        # in the batch, and so in the task.
+        pairs = zip(images, task.indices, pixels, pixels[::-1], strict=True)
+        for image, index, own, partner in pairs:
+            image[:] = self._finished(task.mixing.images(own, partner))
+            random = generator(_ERASING, self._seed, task.epoch, int(index))
+            self._augmentation.erase(image, random, *self._noise)
+        return images
+
+    def _finished(self, pixels: np.ndarray) -> np.ndarray:
+        if self._description.includes_preprocessing:
+            return pixels
+        return self._description.transform.normalised(pixels)
 
     def _pixels(self, epoch: int, index: int) -> np.ndarray:
         image = _loaded(self._source, index)
         random = generator(_IMAGE, self._seed, epoch, index)
         transform = self._description.transform
         return np.asarray(self._augmentation.apply(image, transform, random))
-
-    def _finished(self, pixels: np.ndarray, task: _Task) -> np.ndarray:
-        images = pixels.astype("float32")
-        mean: Any = 0.0
-        std: Any = 1.0
-        if self._description.includes_preprocessing:
-            transform = self._description.transform
-            mean = 255 * np.array(transform.mean, "float32")
-            std = 255 * np.array(transform.std, "float32")
-        else:
-            images = self._description.transform.normalised(images)
-        for image, index in zip(images, task.indices, strict=True):
-            random = generator(_ERASING, self._seed, task.epoch, int(index))
-            self._augmentation.erase(image, random, mean, std)
-        return images
 
 
 class _EvaluationImages:
@@ -334,12 +340,12 @@ def _pairs(batch_size: int) -> list[np.ndarray]:
 def _collected(
     results: Iterator[np.ndarray], places: Iterable[Any], batch_size: int
 ) -> np.ndarray:
-    """A batch of the next results; what no place names is zero."""
+    """A batch of the next results; what no place names is as it comes."""
     images = None
     for place in places:
         part = next(results)
         if images is None:
-            images = np.zeros((batch_size, *part.shape[1:]), part.dtype)
+            images = np.empty((batch_size, *part.shape[1:]), part.dtype)
         images[place] = part
     assert images is not None
     return images

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 _COUNT = struct.Struct("<Q")
@@ -41,20 +42,27 @@ def send(stream: BinaryIO, message: Any) -> None:
     stream.flush()
 
 
-def receive(stream: BinaryIO) -> Any:
+def receive(stream: BinaryIO, allocate: Callable[[int], Any] = bytearray) -> Any:
     """Read a message.
+
+    Args:
+        stream: of `send`.
+        allocate: gives the memory of an array, by its bytes.
 
     Raises:
         EOFError: if the other side is gone.
     """
     (count,) = _COUNT.unpack(_read(stream, _COUNT.size))
     sizes = [_COUNT.unpack(_read(stream, _COUNT.size))[0] for _ in range(count)]
-    content, *buffers = [_read(stream, size) for size in sizes]
+    content = _read(stream, sizes[0])
+    buffers = [_read(stream, size, allocate) for size in sizes[1:]]
     return pickle.loads(content, buffers=buffers)
 
 
-def _read(stream: BinaryIO, size: int) -> bytearray:
-    content = bytearray(size)
+def _read(
+    stream: BinaryIO, size: int, allocate: Callable[[int], Any] = bytearray
+) -> Any:
+    content = allocate(size)
     view, done = memoryview(content), 0
     while done < size:
         count = stream.readinto(view[done:])  # type: ignore[attr-defined]

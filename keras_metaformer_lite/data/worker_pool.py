@@ -20,6 +20,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_metaformer_lite.data import worker
 from keras_metaformer_lite.data.errors import DataError, WorkerError
 from keras_metaformer_lite.images import ImageError
@@ -29,6 +31,7 @@ _WORKER = Path(worker.__file__)
 #: Tasks that a worker holds: while one is on its way back, the next is worked on.
 _TASKS_AHEAD = 2
 _SECONDS_TO_END = 2.0
+_PIPE_BYTES = 1 << 20
 #: What a task may raise so that the caller sees it as what it is.
 _KNOWN = {
     f"{kind.__module__}.{kind.__qualname__}": kind for kind in (DataError, ImageError)
@@ -153,6 +156,7 @@ class _Process:
             # Workers share the cores among them as it is.
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
+        _widen(self._process.stdout)
         folders = [os.path.abspath(folder) for folder in sys.path if folder]
         self.send((os.getpid(), folders))
 
@@ -164,7 +168,7 @@ class _Process:
 
     def receive(self) -> Any:
         try:
-            went_well, answer = worker.receive(self._process.stdout)
+            went_well, answer = worker.receive(self._process.stdout, _memory)
         except EOFError as error:
             raise self._gone() from error
         if went_well:
@@ -204,6 +208,20 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _memory(size: int) -> np.ndarray:
+    """Memory that is not filled with zeros first, as a bytearray's is."""
+    return np.empty(size, "uint8")
+
+
+def _widen(pipe: Any) -> None:
+    """Let more go through a pipe at once, where the system has a way to say so."""
+    if sys.platform == "linux":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # More than this user may have.
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 class _Run:

@@ -104,10 +104,10 @@ class LiteRTModel:
     @property
     def image_description(self) -> ImageDescription | None:
         """How the model wants its images, or None where they are no photographs."""
-        if self._transform is None or not self.takes_pixels:
+        if self.transform is None or not self.takes_pixels:
             return None
         return ImageDescription(
-            self._transform,
+            self.transform,
             includes_preprocessing=True,
             output=self.gives or "logits",
             class_names=None if self.labels is None else tuple(self.labels),
