@@ -36,7 +36,7 @@ def model_table() -> str:
     ]
     for name in families.names():
         variant = families.get(name)
-        top1 = {entry.tag: entry.top1 for entry in catalogue.for_constructor(name)}
+        top1 = {entry.tag: entry.top1 for entry in catalogue.named(name)}
         cells = [f"{value:.1f}" if (value := top1.get(tag)) else "" for tag in TAGS]
         lines.append(
             f"| {name} | {variant.parameters / 1e6:.1f} M | "

@@ -34,8 +34,8 @@ SHELL = ("sh", "shell")
 #: Languages of blocks that nothing here can run.
 FOREIGN = ("kotlin",)
 #: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
-#: here; tests/cli runs them.
-LONG = ("benchmark", "demo", "web")
+#: here; tests/cli and tests/training run them.
+LONG = ("benchmark", "demo", "evaluate", "predict", "train", "web")
 
 # What runs no model, or the same on every backend.
 ONCE = pytest.mark.backend_independent

@@ -203,4 +203,4 @@ def snake_case(name: str) -> str:
     `"MetaFormerPPPAS12"` becomes `"metaformer_pppa_s12"`.
     """
     name = re.sub(r"^MetaFormer(?=.)", "MetaFormer_", name)
-    return re.sub(r"(?:Ti|[SMBLH])?\d+$", r"_\g<0>", name).lower()
+    return re.sub(r"(?:Ti|(?<!ML)[A-Z])?\d+$", r"_\g<0>", name).lower()

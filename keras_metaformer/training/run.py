@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -73,7 +74,9 @@ class TrainingResult:
         message: how to go on, where they are not.
         reason: why it ended, where they are not: `"SIGINT"`, `"SIGTERM"`, `"time"`.
         history: a row of numbers an epoch.
-        evaluation: of the best model on the validation data, where the run is finished.
+        accuracy: float. Of the best model on the validation data, where the run is
+            finished.
+        evaluation: likewise all of it, where this call finished the run.
     """
 
     folder: Path
@@ -81,7 +84,8 @@ class TrainingResult:
     message: str
     reason: str
     history: list[dict[str, float]]
-    evaluation: Evaluation | None
+    accuracy: float | None = None
+    evaluation: Evaluation | None = None
 
     def load_model(self) -> keras.Model:
         """The best model: float32, from images to probabilities."""
@@ -122,7 +126,7 @@ def train(
 
     >>> import keras_metaformer as km
     >>> result = km.train("photos/", "CAFormerS18")  # doctest: +SKIP
-    >>> result.evaluation.accuracy  # doctest: +SKIP
+    >>> result.accuracy  # doctest: +SKIP
     0.97
 
     Args:
@@ -172,65 +176,69 @@ def train(
     seconds = None if time_limit is None else parse_seconds(time_limit)
     policy = models.default_policy(dtype)
     folder = _made_folder(Path(output), dry_run)
-    about = read_about(folder.checkpoint) if folder.checkpoint.is_file() else None
-    if model is not None and not isinstance(model, keras.Model):
-        model = _file_or_name(model)
-    given = dict(overrides or {})
-    automatic = given.get("batch_size") == "auto"
-    if automatic:
-        given.pop("batch_size")
+    with folder.taken():
+        about = read_about(folder.checkpoint) if folder.checkpoint.is_file() else None
+        if model is not None and not isinstance(model, keras.Model):
+            model = _file_or_name(model)
+        given = dict(overrides or {})
+        automatic = given.get("batch_size") == "auto"
+        if automatic:
+            given.pop("batch_size")
+            if about is not None:
+                given["batch_size"] = about["config"]["recipe"]["batch_size"]
+        recipe = _resolved(recipe, model, given)
+        model = model or recipe.model or DEFAULT_MODEL
+
+        parts = _open_parts(data, validation, held_out, split, validation_split, seed)
+        report = _checked(parts, about, workers, folder, say)
+        training, held = report.training, report.validation
+        assert held is not None
+        recipe.updates_per_epoch(
+            len(training)
+        )  # an error where there are too few images
+        tag = _weights(weights, recipe, model)
+        if automatic and about is None:
+            from keras_metaformer.training.batch_probe import best_batch_size
+
+            size = best_batch_size(model, recipe, policy, len(training), say)
+            recipe = _resolved(recipe.name, model, {**given, "batch_size": size})
+        config = {
+            "model": _identity(model),
+            "weights": None if tag is None else _identity(tag),
+            "recipe": recipe.to_dict(),
+            "teacher": None if teacher is None else _identity(teacher),
+            "seed": seed,
+            "dtype": policy,
+            "backend": keras.backend.backend(),
+            "deterministic": deterministic,
+            "training_data": _data_identity(training),
+            "validation_data": _data_identity(held),
+        }
         if about is not None:
-            given["batch_size"] = about["config"]["recipe"]["batch_size"]
-    recipe = _resolved(recipe, model, given)
-    model = model or recipe.model or DEFAULT_MODEL
+            check_same(about["config"], config, folder.path)
+            # Written last of all: a run may have been killed after its last epoch.
+            if about["finished"] and (folder.path / "evaluation.json").is_file():
+                return _finished(folder, about, say)
+        if deterministic:
+            _ask_for_determinism()
 
-    parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-    report = _checked(parts, about, workers, folder, say)
-    training, held = report.training, report.validation
-    assert held is not None
-    recipe.updates_per_epoch(len(training))  # an error where there are too few images
-    tag = _weights(weights, recipe, model)
-    if automatic and about is None:
-        from keras_metaformer.training.batch_probe import best_batch_size
-
-        size = best_batch_size(model, recipe, policy, len(training), say)
-        recipe = _resolved(recipe.name, model, {**given, "batch_size": size})
-    config = {
-        "model": _identity(model),
-        "weights": None if tag is None else _identity(tag),
-        "recipe": recipe.to_dict(),
-        "teacher": None if teacher is None else _identity(teacher),
-        "seed": seed,
-        "dtype": policy,
-        "backend": keras.backend.backend(),
-        "deterministic": deterministic,
-        "training_data": _data_identity(training),
-        "validation_data": _data_identity(held),
-    }
-    if about is not None:
-        check_same(about["config"], config, folder.path)
-        if about["finished"]:
-            return _finished(folder, about, say)
-    if deterministic:
-        _ask_for_determinism()
-
-    names = training.class_names
-    classifier = models.start_model(
-        model, recipe, names, weights=tag, dtype=policy, seed=seed
-    )
-    run = _Run(folder, recipe, classifier, training, held, config, say)
-    run.unreadable = [list(pair) for pair in report.unreadable]
-    folder.write_json("config.json", config)
-    folder.write_json("environment.json", environment())
-    return run.train(
-        teacher=teacher,
-        seed=seed,
-        workers=workers,
-        interval=interval,
-        seconds=seconds,
-        callbacks=callbacks,
-        dry_run=dry_run,
-    )
+        names = training.class_names
+        classifier = models.start_model(
+            model, recipe, names, weights=tag, dtype=policy, seed=seed
+        )
+        run = _Run(folder, recipe, classifier, training, held, config, say)
+        run.unreadable = [list(pair) for pair in report.unreadable]
+        folder.write_json("config.json", config)
+        folder.write_json("environment.json", environment())
+        return run.train(
+            teacher=teacher,
+            seed=seed,
+            workers=workers,
+            interval=interval,
+            seconds=seconds,
+            callbacks=callbacks,
+            dry_run=dry_run,
+        )
 
 
 def _finished(
@@ -239,7 +247,10 @@ def _finished(
     say(
         f"The run in {folder.path} is finished: its best model is {folder.best_model()}"
     )
-    return TrainingResult(folder.path, True, "", "", list(about["history"]), None)
+    found = json.loads((folder.path / "evaluation.json").read_text("utf-8"))
+    return TrainingResult(
+        folder.path, True, "", "", list(about["history"]), found["accuracy"]
+    )
 
 
 class _Run:
@@ -456,7 +467,7 @@ class _Run:
         )
         self.say(message)
         return TrainingResult(
-            self.folder.path, False, message, stopped.reason, list(loop.history), None
+            self.folder.path, False, message, stopped.reason, list(loop.history)
         )
 
     def _diverged(
@@ -480,11 +491,11 @@ class _Run:
             held, classifier.description, self.recipe.batch_size, workers
         ) as checks:
             evaluation = _counted(classifier.probabilities, checks, lambda: None)
+        draw_confusions(evaluation, self.folder.path / "confusions.png")
+        draw_mistakes(evaluation, held, self.folder.path / "mistakes.png")
         self.folder.write_json(
             "evaluation.json", {"model": path.name, **evaluation.to_dict()}
         )
-        draw_confusions(evaluation, self.folder.path / "confusions.png")
-        draw_mistakes(evaluation, held, self.folder.path / "mistakes.png")
         self.say(
             f"{path}: {evaluation.top1} of {evaluation.images} validation images right "
             f"({evaluation.accuracy:.2%}; {evaluation.top5_accuracy:.2%} in five), "
@@ -493,7 +504,13 @@ class _Run:
         if dry_run:
             self.say(f"Everything works. What it wrote is in {self.folder.path}.")
         return TrainingResult(
-            self.folder.path, True, "", "", list(loop.history), evaluation
+            self.folder.path,
+            True,
+            "",
+            "",
+            list(loop.history),
+            evaluation.accuracy,
+            evaluation,
         )
 
 

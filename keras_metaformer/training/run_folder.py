@@ -1,5 +1,6 @@
 """What a run leaves behind: its configuration, logs, models and pictures."""
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -9,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ _PACKAGES = "numpy pillow tensorflow jax jaxlib torch".split()
 
 
 class ConfigurationError(ValueError):
-    """A run folder holds a run of another configuration."""
+    """A run folder holds a run of another configuration, or one that is going on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +56,34 @@ class RunFolder:
     def tensorboard(self) -> Path:
         """The folder of TensorBoard's event files."""
         return self.path / "tensorboard"
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Keeps other processes out of the folder, and removes what a killed one left.
+
+        Raises:
+            ConfigurationError: if a run is going on in the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        # The system gives it up with the process, however that ends.
+        lock = FileLock(self.path / ".lock", blocking=False)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise ConfigurationError(
+                "Another process is training in this folder. "
+                f"Received: {str(self.path)!r}"
+            ) from error
+        try:
+            for left in self.path.glob(".*.tmp*"):
+                left.unlink(missing_ok=True)
+            yield
+        finally:
+            # Before others can have it; on Windows an open file stays.
+            with contextlib.suppress(PermissionError):
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
     def model(self, which: str, averaged: bool = False) -> Path:
         """A saved model.

@@ -160,6 +160,25 @@ def test_the_same_command_of_a_finished_run_says_so(trained, photographs):
 
 
 @pytest.mark.one_backend
+def test_a_run_that_was_killed_after_its_last_epoch_is_finished(
+    trained, photographs, tmp_path
+):
+    folder, _ = trained
+    output = tmp_path / "run"
+    shutil.copytree(folder, output)
+    lost = ("evaluation.json", "last.keras", "last_average.keras", "mistakes.png")
+    for name in lost:
+        (output / name).unlink()
+    result = CliRunner().invoke(app, _command(photographs, output))
+    assert result.exit_code == 0, result.output
+    assert {path.name for path in output.iterdir()} == {
+        path.name for path in folder.iterdir()
+    }
+    name = "evaluation.json"
+    assert (output / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.one_backend
 def test_another_configuration_is_shown(trained, photographs):
     folder, _ = trained
     result = CliRunner().invoke(
@@ -418,3 +437,17 @@ def test_a_model_of_the_list_without_weights(photographs, tmp_path):
     model: Any = keras.saving.load_model(output / "best.keras")
     assert model.input_shape == (None, 32, 32, 3)
     assert model.image_description.includes_preprocessing
+
+
+@pytest.mark.backend_independent
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    folder = run_folder.RunFolder(tmp_path)
+    (tmp_path / ".checkpoint.0123.tmp.safetensors").touch()
+    with folder.taken():
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+        with (
+            pytest.raises(run_folder.ConfigurationError, match="Another process"),
+            run_folder.RunFolder(tmp_path).taken(),
+        ):
+            pass
+    assert not list(tmp_path.iterdir())
