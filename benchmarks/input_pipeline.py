@@ -98,7 +98,11 @@ def timm_epochs(folder: Path, batch: int, workers: int) -> Callable[[int], Itera
                 f"torchvision::{name}",
                 "(Tensor dets, Tensor scores, float t) -> Tensor",
             )
-    from timm.data import FastCollateMixup, create_dataset, create_loader
+    from timm.data import (  # pyright: ignore[reportMissingImports]
+        FastCollateMixup,
+        create_dataset,
+        create_loader,
+    )
 
     torch.set_num_threads(1)
     mixup = FastCollateMixup(

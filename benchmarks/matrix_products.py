@@ -63,7 +63,8 @@ def matrix_products(stock_model: Any, batch: int) -> list[MatrixProduct]:
         name = type(operation).__name__
         if name in _PRODUCTS:
             products += _PRODUCTS[name](operation, batch)
-        elif name != "DepthwiseConv2D" and any(
+        # `Scale` adds learned positions.
+        elif name not in ("DepthwiseConv2D", "Scale") and any(
             len(weight.shape) > 1 for weight in getattr(operation, "weights", ())
         ):
             raise TypeError(

@@ -20,13 +20,13 @@ from benchmarks.contender import (
     Contender,
     check,
     parse_contender,
-    timm_name,
     unique,
 )
 from benchmarks.workers import ROOT
 from keras_metaformer.models import families
 from keras_metaformer_lite.listing import list_models
 from keras_metaformer_lite.processes import run_python
+from keras_metaformer_lite.weights.timm_names import timm_name
 
 PEER_PYTHON_VARIABLE = "KERAS_METAFORMER_PEER_PYTHON"
 #: Batches where none are asked for.

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.contender import DTYPES, Job, timm_name
+from benchmarks.contender import DTYPES, Job
+from keras_metaformer_lite.weights.timm_names import timm_name
 
 
 def make(request: dict) -> tuple[Callable[[], None], Callable[[], dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """A model fine-tuned on photographs of your own: a folder for each class.
 
-Run: python examples/fine_tune_folder.py photographs/ [--model CAFormerS18] [--epochs 20]
+Run: python examples/fine_tune_folder.py FOLDER [--model CAFormerS18] [--epochs 20]
 
 The same as `keras-metaformer train photographs/ --output run`. Started again, it goes
 on where it was interrupted.

@@ -13,6 +13,7 @@ import collections
 import dataclasses
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -108,7 +109,7 @@ def train(
 ) -> tuple[keras.Model, float]:
     """The trained model and its accuracy on the windows held out."""
     texts, held_out = load_text(tokens, windows)
-    model = build(mixer, tokens, width, depth)
+    model: Any = build(mixer, tokens, width, depth)
     model.compile(
         optimizer=keras.optimizers.AdamW(3e-3),
         loss="sparse_categorical_crossentropy",

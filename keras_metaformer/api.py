@@ -101,6 +101,7 @@ from keras_metaformer.training.prediction import (
     predict as predict,
 )
 from keras_metaformer.training.run import train as train
+from keras_metaformer.sharing.sources import load as load, save as save
 from keras_metaformer.weights.files.readers import read_checkpoint as read_checkpoint
 from keras_metaformer.weights.porting import (
     port_weights as port_weights,

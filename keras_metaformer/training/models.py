@@ -251,7 +251,7 @@ def rebuilt(
     Raises:
         ValueError: if the weights depend on the size of the images.
     """
-    config = keras.saving.serialize_keras_object(model)
+    config: Any = keras.saving.serialize_keras_object(model)
     # What it was trained with is no part of it.
     config.pop("compile_config", None)
     changed = _edited(config, dtype, size)

@@ -10,9 +10,9 @@ from benchmarks import plan
 from benchmarks.contender import (
     Contender,
     parse_contender,
-    timm_name,
 )
 from benchmarks.plan import find_peer_python, make_plan
+from keras_metaformer_lite.weights.timm_names import timm_name
 
 pytestmark = pytest.mark.backend_independent
 

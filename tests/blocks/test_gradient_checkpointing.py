@@ -168,6 +168,7 @@ def test_layers_that_change_what_is_not_theirs_are_refused():
         inner, keras.layers.LayerNormalization(), gradient_checkpointing=True
     )
     images = np.ones((1, 4, 4, 8), "float32")
-    step(images)
-    with pytest.raises(ValueError, match=r"nothing but their own variables"):
+    # On JAX Keras refuses them by itself, as soon as anything is traced.
+    with pytest.raises(ValueError, match=r"SeedGenerator"):
+        step(images)
         step(images, training=True)

@@ -16,6 +16,10 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 #: channels alike is taken away by the layer norms that follow.
 ZERO_GRADIENTS = {
     "poolformer": "token_mixing/norm/beta",
+    "poolformer_hybrids": (  # The stages that pool.
+        "stage_0_block_0/token_mixing/norm/beta",
+        "stage_1_block_0/token_mixing/norm/beta",
+    ),
     "mlp_mixer": "token_mixing/transform/project/bias",
 }
 

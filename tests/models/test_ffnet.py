@@ -252,7 +252,8 @@ def test_kernel_sizes_without_a_mixer_that_has_them_are_refused():
 
 
 def test_kernels_by_default_are_small_in_the_earlier_half_of_the_stages():
-    sizes = [FFNET.arguments((1,) * n, (8,) * n).token_kernel_size for n in (1, 3, 4)]
+    make: Any = FFNET.arguments
+    sizes = [make((1,) * n, (8,) * n).token_kernel_size for n in (1, 3, 4)]
     assert sizes == [(7,), (3, 7, 7), (3, 3, 7, 7)]
 
 

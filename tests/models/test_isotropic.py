@@ -7,6 +7,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer import layers
 from keras_metaformer.arrays import to_numpy
+from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer.models import families
 from keras_metaformer.models.metaformer import ISOTROPIC
 from tests.layer_checks import randomize
@@ -24,9 +25,17 @@ def _weights(layer):
     return [weight.astype("float64") for weight in layer.get_weights()]
 
 
-def test_with_self_attention_it_is_a_vision_transformer_without_class_token():
+@pytest.mark.parametrize(
+    ("positions", "class_token"), [(False, False), (True, False), (True, True)]
+)
+def test_with_self_attention_it_is_a_vision_transformer(positions, class_token):
     """The whole model once more, in NumPy."""
-    model = _vit(classifier_activation=None, mixer=layers.SelfAttentionMixer(16, True))
+    model = _vit(
+        classifier_activation=None,
+        mixer=layers.SelfAttentionMixer(16, True),
+        position_embedding=positions,
+        class_token=class_token,
+    )
     randomize(model)
 
     def dense(layer, x):
@@ -39,6 +48,14 @@ def test_with_self_attention_it_is_a_vision_transformer_without_class_token():
 
     kernel, bias = _weights(model.get_layer("patch_embedding"))
     x = formulas.convolution(IMAGES.astype("float64"), kernel, 16) + bias
+    x = x.reshape(2, 4, 32)
+    if class_token:
+        (token,) = _weights(model.get_layer("class_token"))
+        x = np.concatenate([np.tile(token, (2, 1, 1)), x], axis=1)
+    if positions:
+        (vectors,) = _weights(model.get_layer("position_embedding"))
+        assert vectors.shape == ((5, 32) if class_token else (2, 2, 32))
+        x = x + vectors.reshape(-1, 32)
     for index in range(2):
         block = model.get_layer(f"block_{index}")
         attention, mlp = block.token_mixing.transform, block.channel_mixing.transform
@@ -50,13 +67,63 @@ def test_with_self_attention_it_is_a_vision_transformer_without_class_token():
         )
         hidden = formulas.gelu(dense(mlp.expand, norm(block.channel_mixing.norm, x)))
         x = x + dense(mlp.project, hidden)
-    x = norm(model.get_layer("output_norm"), x).mean(axis=(1, 2))
+    x = norm(model.get_layer("output_norm"), x)
+    x = x[:, 0] if class_token else x.mean(axis=1)
     expected = dense(model.get_layer("predictions"), x)
 
     actual = to_numpy(model(IMAGES, training=False))
     assert np.abs(expected).max() > 0.5
     np.testing.assert_allclose(actual, expected, atol=2e-5)
-    assert sum(len(layer.weights) for layer in model.layers) == len(model.weights) == 30
+    count = 30 + positions + class_token
+    assert len(model.weights) == count
+    assert sum(len(layer.weights) for layer in model.layers) == count
+
+
+def test_vit_s16_by_arguments():
+    with undrawn():
+        model = km.IsotropicMetaFormer(
+            12,
+            384,
+            16,
+            mixer=layers.SelfAttentionMixer(head_dim=64, use_bias=True),
+            position_embedding=True,
+            class_token=True,
+        )
+    assert model.count_params() == 22_050_664  # timm's vit_small_patch16_224
+
+
+@pytest.mark.parametrize("pooling", [None, "avg", "max"])
+def test_tokens_of_a_model_with_a_class_token(pooling):
+    options = {"position_embedding": True, "class_token": True}
+    model = _vit(include_top=False, pooling=pooling, **options)
+    randomize(model)
+    tokens = keras.Model(model.input, model.get_layer("output_norm").output)(IMAGES)
+    assert tokens.shape == (2, 5, 32)
+    reduce = {None: lambda x: x, "avg": lambda x: x[:, 1:].mean(1)}
+    reduce["max"] = lambda x: x[:, 1:].max(1)
+    expected = reduce[pooling](to_numpy(tokens))
+    np.testing.assert_allclose(to_numpy(model(IMAGES)), expected, atol=1e-6)
+    assert model.pyramid_outputs == model.pyramid_level_inputs == {}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mixer": "pooling"},
+        {"mixer": "convolution"},
+        {"mixer": "ffnified_attention"},
+        {"channel_mixer": "convnext"},
+    ],
+)
+def test_a_class_token_has_no_neighbours(fields):
+    with pytest.raises(ValueError, match=r"no place on the map.*class_token=True"):
+        _vit(class_token=True, **fields)
+
+
+@pytest.mark.parametrize("mixer", ["token_mlp", "gated_mlp", "random"])
+def test_mixers_of_tokens_take_a_class_token(mixer):
+    model = _vit(mixer=mixer, class_token=True)
+    assert to_numpy(model(IMAGES)).shape == (2, 5)
 
 
 def test_patches_are_one_stage_of_the_pyramid():

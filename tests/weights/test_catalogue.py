@@ -17,6 +17,7 @@ FAMILY_SIZES = {
     "convformer": 20,
     "caformer": 20,
     "poolformer": 5,
+    "poolformer_hybrids": 5,
     "mlp_mixer": 13,
     "resmlp": 11,
     "gmlp": 1,

@@ -11,6 +11,7 @@ from keras_metaformer.arrays import to_numpy
 from keras_metaformer.weights import loading
 from keras_metaformer.weights.token_interpolation import (
     map_of_tokens,
+    resize_positions,
     resize_token_weight,
 )
 from tests.layer_checks import randomize
@@ -248,3 +249,34 @@ def test_keras_own_files(ending, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         loading.load_weights_file(small, path, token_interpolation=(48, 32))
+
+
+@pytest.mark.backend_independent
+def test_positions_are_resized_bilinearly():
+    grid = np.array([[0.0, 4.0], [8.0, 4.0]], "float32")[..., None]
+    resized = resize_positions(grid, (3, 3))
+    assert resized.dtype == np.float32
+    expected = [[0, 2, 4], [4, 4, 4], [8, 6, 4]]
+    np.testing.assert_allclose(resized[..., 0], expected)
+    np.testing.assert_allclose(
+        resize_positions(_random(3, 5, 2), (4, 1)).shape, (4, 1, 2)
+    )
+
+
+@pytest.mark.backend_independent
+def test_positions_of_weights_for_another_size():
+    small = build_small("poolformer_hybrids", (64, 64, 3))
+    large = build_small("poolformer_hybrids", (96, 128, 3))
+    randomize(small)
+    state = km.to_state_dict(small)
+    (key,) = [key for key in state if key.endswith("pos_embed")]
+    assert (key, state[key].shape) == ("network.4.pos_embed", (1, 64, 4, 4))
+    with pytest.raises(ValueError, match=r"network\.4\.pos_embed: of shape"):
+        km.port_weights(large, state)
+    with pytest.warns(UserWarning, match="Resized the learned positions"):
+        km.port_weights(large, state, resize_tokens=True)
+    moved = to_numpy(large.get_layer("stage_2_position_embedding").embeddings)
+    theirs = np.moveaxis(state[key][0], 0, -1)
+    assert moved.shape == (6, 8, 64)
+    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):  # Corners stay.
+        np.testing.assert_allclose(moved[row, column], theirs[row, column], rtol=1e-6)
