@@ -20,6 +20,7 @@ here, so this module is imported by what runs on Keras' TensorFlow backend only.
 
 from keras_metaformer.export.lowering import (  # noqa: F401 - they register rules
     activations,
+    class_token,
     convolutions,
     mixers,
     norms,
