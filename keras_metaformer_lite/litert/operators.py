@@ -583,7 +583,11 @@ def _window(
     return tuple(result)
 
 
-@_rule("CONV_2D", least=2, most=3, options="Conv2DOptions", settings="biibiib")
+# A convolution needs its bias, although the schema lets it be left out: the kernel of
+# CONV_2D refuses to run without one, and that of DEPTHWISE_CONV_2D reads it anyway.
+
+
+@_rule("CONV_2D", least=3, options="Conv2DOptions", settings="biibiib")
 def _convolution(call: Call) -> Sequence[Shape]:
     x, kernel = call.inputs[:2]
     check(len(x.shape) == len(kernel.shape) == 4, "a convolution of other axes than 4")
@@ -603,8 +607,7 @@ def _convolution(call: Call) -> Sequence[Shape]:
 
 @_rule(
     "DEPTHWISE_CONV_2D",
-    least=2,
-    most=3,
+    least=3,
     options="DepthwiseConv2DOptions",
     settings="biiibii",
 )
