@@ -175,6 +175,23 @@ def test_convolutions_without_a_bias(bias, name, seed, seeds):
         verify(file.content())
 
 
+def test_reshapes_without_a_shape(seeds):
+    """The kernel read the one that is left out, although the settings have it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = TFLiteFile(seeds["attention"].read_bytes())
+    operator = _operator(file, "RESHAPE")
+    settings = schema.ReshapeOptionsT()
+    settings.newShape = file.graph.tensors[operator.outputs[0]].shape
+    operator.builtinOptions = settings
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.inputs = operator.inputs[:1]
+    verify(file.content())  # Not there at all, it is not read.
+    operator.inputs = np.append(operator.inputs, np.int32(-1))
+    with pytest.raises(DamagedFileError, match=r"inputs .* of RESHAPE"):
+        verify(file.content())
+
+
 def test_dense_layers_without_a_bias(seeds, tmp_path):
     """That of a dense layer may be left out, in either way."""
     for bias in ([], [-1]):
