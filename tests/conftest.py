@@ -1,5 +1,6 @@
 """Settings for every test: backend, quiet logs, a home of its own, seeds."""
 
+import gc
 import os
 import tempfile
 
@@ -27,3 +28,7 @@ def _free_memory():
     import keras
 
     keras.backend.clear_session()
+    # What backends have compiled stays for good. Keras collects garbage often, and
+    # would look through all of it each time: seconds, after some thousand tests.
+    gc.collect()
+    gc.freeze()

@@ -108,6 +108,8 @@ class Rule:
         shapes: gives the shapes of the outputs, or raises.
         least: number of inputs that must be there.
         most: number of inputs that may be there.
+        gap: whether -1 may stand for an input after the least. Kernels of other
+            operators ask only how many there are, and read what is not there.
         outputs: number of outputs, or None for any.
         options: number of the schema's union `BuiltinOptions`, or None for any that
             has no settings.
@@ -121,6 +123,7 @@ class Rule:
     outputs: int | None
     options: int | None
     settings: dict[int, str]
+    gap: bool = False
 
 
 # Numbers of the schema's enum BuiltinOperator.
@@ -256,13 +259,14 @@ def _rule(
     outputs: int | None = 1,
     options: str | None = None,
     settings: str = "",
+    gap: bool = False,
 ) -> Callable[[Any], Any]:
     """Register a rule for operators; `settings` has the letters of slots 0, 1, 2 ..."""
 
     def register(shapes: Any) -> Any:
         letters = dict(enumerate(settings))
         kind = None if options is None else _OPTIONS[options]
-        rule = Rule(shapes, least, most or least, outputs, kind, letters)
+        rule = Rule(shapes, least, most or least, outputs, kind, letters, gap)
         RULES.update({_OPERATORS[name]: rule for name in names.split()})
         return shapes
 
@@ -583,7 +587,11 @@ def _window(
     return tuple(result)
 
 
-@_rule("CONV_2D", least=2, most=3, options="Conv2DOptions", settings="biibiib")
+# A convolution needs its bias, although the schema lets it be left out: the kernel of
+# CONV_2D refuses to run without one, and that of DEPTHWISE_CONV_2D reads it anyway.
+
+
+@_rule("CONV_2D", least=3, options="Conv2DOptions", settings="biibiib")
 def _convolution(call: Call) -> Sequence[Shape]:
     x, kernel = call.inputs[:2]
     check(len(x.shape) == len(kernel.shape) == 4, "a convolution of other axes than 4")
@@ -603,8 +611,7 @@ def _convolution(call: Call) -> Sequence[Shape]:
 
 @_rule(
     "DEPTHWISE_CONV_2D",
-    least=2,
-    most=3,
+    least=3,
     options="DepthwiseConv2DOptions",
     settings="biiibii",
 )
@@ -628,6 +635,7 @@ def _depthwise(call: Call) -> Sequence[Shape]:
     most=3,
     options="FullyConnectedOptions",
     settings="bb??b",
+    gap=True,
 )
 def _fully_connected(call: Call) -> Sequence[Shape]:
     x, weights = call.inputs[:2]
@@ -710,7 +718,7 @@ _MOVED = (FLOAT32, INT32, INT64, *QUANTIZED)
 def _reshape(call: Call) -> Sequence[Shape]:
     x = call.inputs[0]
     _alike(call, (*_MOVED, BOOL), [x, *call.outputs])
-    if len(call.inputs) == 2 and call.inputs[1] is not None:
+    if len(call.inputs) == 2:
         shape = _integers(call.inputs[1], MOST_AXES)
     else:
         check(call.options is not None, "a reshaping without a shape")

@@ -225,14 +225,12 @@ class _Verifier:
         check(table.vector(5, 1)[1] == 0, f"custom options of {name}")
         check(not table.numbers(7, "u1").any(), f"variables of {name}")
         fits = rule.least <= len(inputs) <= rule.most
-        check(fits and -1 not in inputs[: rule.least], f"inputs {inputs} of {name}")
+        needed = inputs[: rule.least] if rule.gap else inputs
+        check(fits and -1 not in needed, f"inputs {inputs} of {name}")
         most = rule.outputs or len(outputs)
         fits = 0 < len(outputs) == most and -1 not in outputs
         check(fits and len(set(outputs)) == len(outputs), f"outputs of {name}")
-        # Those after the least may be left out only where no more than one is.
-        check(inputs.count(-1) <= 1, f"inputs {inputs} of {name}")
         read = [None if i == -1 else self._tensors[i] for i in inputs]
-        check(-1 not in inputs or rule.most - rule.least == 1, f"inputs of {name}")
         for tensor in read:
             if tensor is not None:
                 check(tensor.known, f"an input of {name} that nothing has computed")

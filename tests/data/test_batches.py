@@ -259,7 +259,9 @@ def test_one_worker_for_each_core_but_one(monkeypatch):
 # Worker processes, seen from outside
 
 _SCRIPT = """
-import os, sys, numpy as np
+import os, signal, sys, numpy as np
+# What a script starts in its background ignores Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from keras_metaformer_lite.data.augmentation import Augmentation
 from keras_metaformer_lite.data.batches import TrainingBatches
 from keras_metaformer_lite.data.sources import ArraySource

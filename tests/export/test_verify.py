@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from keras_metaformer.export import LiteRTModel, ModelFileError
+from keras_metaformer_lite.litert import operators
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 from keras_metaformer_lite.litert.tables import DamagedFileError
 from keras_metaformer_lite.litert.verify import verify
@@ -37,8 +38,8 @@ def test_sound_files_are_run(seeds):
 
 
 def _operator(file, name):
-    """The first operator of a kind, by its number in the seeds."""
-    number = {"CONV_2D": 3, "ADD": 0, "MEAN": 40, "PAD": 34, "FULLY_CONNECTED": 9}[name]
+    """The first operator of a kind."""
+    (number,) = (key for key, value in operators.NAMES.items() if value == name)
     codes = [
         max(code.builtinCode, code.deprecatedBuiltinCode)
         for code in file.model.operatorCodes
@@ -160,6 +161,48 @@ def test_scales_that_kernels_give_up_on(scale, seeds):
     weights.quantization.scale = _with(scales, 0, scale)
     with pytest.raises(DamagedFileError, match="scale"):
         verify(file.content())
+
+
+@pytest.mark.parametrize("seed", ["float16", "int8"])
+@pytest.mark.parametrize("name", ["CONV_2D", "DEPTHWISE_CONV_2D"])
+@pytest.mark.parametrize("bias", [[], [-1]])
+def test_convolutions_without_a_bias(bias, name, seed, seeds):
+    """The kernel of a depthwise one read it anyway, from address 0."""
+    file = TFLiteFile(seeds[seed].read_bytes())
+    operator = _operator(file, name)
+    operator.inputs = np.array([*operator.inputs[:2], *bias], "int32")
+    with pytest.raises(DamagedFileError, match=f"inputs .* of {name}"):
+        verify(file.content())
+
+
+def test_reshapes_without_a_shape(seeds):
+    """The kernel read the one that is left out, although the settings have it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    file = TFLiteFile(seeds["attention"].read_bytes())
+    operator = _operator(file, "RESHAPE")
+    settings = schema.ReshapeOptionsT()
+    settings.newShape = file.graph.tensors[operator.outputs[0]].shape
+    operator.builtinOptions = settings
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.inputs = operator.inputs[:1]
+    verify(file.content())  # Not there at all, it is not read.
+    operator.inputs = np.append(operator.inputs, np.int32(-1))
+    with pytest.raises(DamagedFileError, match=r"inputs .* of RESHAPE"):
+        verify(file.content())
+
+
+def test_dense_layers_without_a_bias(seeds, tmp_path):
+    """That of a dense layer may be left out, in either way."""
+    for bias in ([], [-1]):
+        file = TFLiteFile(seeds["int8"].read_bytes())
+        operator = _operator(file, "FULLY_CONNECTED")
+        operator.inputs = np.array([*operator.inputs[:2], *bias], "int32")
+        path = tmp_path / "model.tflite"
+        path.write_bytes(file.content())
+        model = LiteRTModel(path)
+        scores = model.predict(np.zeros(model.input_shape, "float32"))
+        np.testing.assert_allclose(scores.sum(), 1, atol=0.05)
 
 
 def test_maps_of_gigabytes(seeds):

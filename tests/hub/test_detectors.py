@@ -49,6 +49,8 @@ def _same_after_loading(model, path) -> None:
 
 
 # Of the papers' families with a pyramid; two stand for each in `make test`.
+# Its loss takes minutes to compile on JAX; DeepLab trains on each backend.
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "family",
     [

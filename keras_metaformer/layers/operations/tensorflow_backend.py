@@ -95,7 +95,10 @@ def _as_maps(rows: Any, like: Any) -> Any:
     sizes = like.shape[1:-1]
     # Of a map without pixels, -1 would not tell the batch.
     if sizes.is_fully_defined() and all(sizes):
-        return tf.reshape(rows, (-1, *sizes, rows.shape[-1]))
+        maps = tf.reshape(rows, (-1, *sizes, rows.shape[-1]))
+        # Whoever takes the map may ask for the batch: KerasHub's choice of boxes does.
+        maps.set_shape((*like.shape[:-1], rows.shape[-1]))
+        return maps
     shape = tf.concat([tf.shape(like)[:-1], rows.shape[-1:]], axis=0)
     return tf.ensure_shape(tf.reshape(rows, shape), (*like.shape[:-1], rows.shape[-1]))
 
