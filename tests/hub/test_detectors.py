@@ -163,5 +163,5 @@ def test_keras_cv_deeplab_learns():
         backbone=build_small("convformer", include_top=False), num_classes=2
     )
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
-    first, last = _first_and_last_loss(model, IMAGES, MASKS)
+    first, last = _first_and_last_loss(model, SCENES, MASKS)
     assert last < first
