@@ -130,6 +130,7 @@ def test_the_everyday_files_span_families_and_namings():
         ("caformer", "sail-sg/metaformer"),
         ("caformer", "timm"),
         ("poolformer", "sail-sg/poolformer"),
+        ("poolformer_hybrids", "sail-sg/poolformer"),
         ("mlp_mixer", "google-research/vision_transformer"),
         ("mlp_mixer", "timm"),
         ("resmlp", "facebookresearch/deit"),

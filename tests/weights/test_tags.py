@@ -332,7 +332,7 @@ class TestErrors:
 
     def test_an_unpublished_size_has_none_unless_asked(self):
         assert km.GMLPTi16(input_shape=(32, 32, 3)).count_params() > 0
-        with pytest.raises(ValueError, match=r"tag of GMLPTi16: \[\]"):
+        with pytest.raises(ValueError, match=r"tag of GMLPTi16: none are published"):
             km.GMLPTi16(weights="imagenet")
 
     def test_a_wrong_source(self):
