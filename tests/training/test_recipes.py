@@ -61,7 +61,10 @@ def _of_file(stem: str) -> list[Recipe]:
         f"{family}-{name.removeprefix(family).lstrip('_')}".replace("_", "-") + tail
         for name in (
             variant.constructor.__name__.lower()
-            for variant in map(families.get, families.names())
+            for variant in sorted(
+                map(families.get, families.names()),
+                key=lambda variant: variant.parameters,
+            )
             if variant.family == family
         )
     ]
