@@ -222,6 +222,9 @@ def save_deployed(model: keras.Model, path: Path) -> None:
     if before is keras.activations.linear:
         last.activation = keras.activations.softmax
     model.trainable = True
+    for layer in model.layers:
+        # On TensorFlow what is set on a model does not reach its layers.
+        layer.trainable = True
     try:
         deployed = rebuilt(model, dtype="float32", copy=True)
     finally:
