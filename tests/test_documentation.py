@@ -27,7 +27,15 @@ from tests.weights import synthetic, torch_files
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Those that Sphinx makes and reads besides are none of ours.
+PAGES = [
+    ROOT / "README.md",
+    *sorted(
+        page
+        for page in (ROOT / "docs").rglob("*.md")
+        if not {"_build", "api"} & set(page.relative_to(ROOT).parts)
+    ),
+]
 #: The models that the pages use.
 USED = ("CAFormerS18", "ConvFormerS18")
 SHELL = ("sh", "shell")

@@ -41,3 +41,8 @@ for (const table of document.querySelectorAll("article table")) {
     });
   });
 }
+
+/* What scrolls by itself can be scrolled with the keyboard too. */
+for (const box of document.querySelectorAll(".table-wrapper, div.highlight pre")) {
+  if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+}
