@@ -314,8 +314,7 @@ def measure(
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
             digits = load_digits(SIZE, seed=seed)
-            digits = dataclasses.replace(
-                digits,
+            digits = digits._replace(
                 train_images=digits.train_images[:samples],
                 train_labels=digits.train_labels[:samples],
             )

@@ -4,8 +4,9 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,7 +73,7 @@ def write_state(
 
 
 def _write(
-    stream: BinaryIO,
+    stream: BufferedWriter,
     arrays: Mapping[str, np.ndarray | keras.Variable],
     metadata: Mapping[str, str],
 ) -> None:
@@ -99,7 +100,7 @@ def _write(
     stream.write(encoded)
     for name in order:
         value = np.asarray(_value(arrays[name]), order="C")
-        stream.write(value.reshape(-1).view("uint8"))
+        stream.write(value.reshape(-1).view("uint8").data)
 
 
 def _sync_folder(folder: Path) -> None:
