@@ -34,6 +34,7 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3
 
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_custom_sections = [("Call arguments", "params_style"), "Reference", "Source"]
 # What Keras says of its own methods is Markdown.
 autodoc_inherit_docstrings = False
