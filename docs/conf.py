@@ -96,7 +96,7 @@ class _LinkNames(SphinxPostTransform):
     default_priority = 400
 
     def run(self, **kwargs: Any) -> None:
-        objects = self.env.get_domain("py").objects
+        objects = self.env.domains.python_domain.objects
         for literal in list(self.document.findall(nodes.literal)):
             text = literal.astext()
             match = re.fullmatch(r"km\.([\w.]+)(\(.*\))?", text, re.DOTALL)

@@ -6,6 +6,7 @@ which does not train, that step is left out.
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +18,7 @@ from keras_metaformer_lite.examples import example_photographs
 def main() -> None:
     backend = keras.backend.backend()
     sizes = {"depths": (1, 1), "widths": (16, 32), "input_shape": (32, 32, 3)}
-    model = km.MetaFormer(
+    model: Any = km.MetaFormer(
         mixer=("separable_convolution", "self_attention"),
         classes=3,
         include_preprocessing=True,
@@ -32,11 +33,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
-        again = keras.saving.load_model(path)
+        again: Any = keras.saving.load_model(path)
     np.testing.assert_allclose(again.predict(images, verbose=0), scores, atol=1e-4)
     km.port_weights(again, km.to_state_dict(model))
-    folded = km.fold(model).predict(images, verbose=0)
-    np.testing.assert_allclose(folded, scores, atol=1e-3)
+    folded: Any = km.fold(model)
+    scores_folded = folded.predict(images, verbose=0)
+    np.testing.assert_allclose(scores_folded, scores, atol=1e-3)
     print(f"{km.__version__} on {backend}, keras {keras.__version__}: {km.__file__}")
 
 
