@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 import keras_metaformer as km
 from benchmarks.__main__ import app as benchmarks
 from keras_metaformer.layers.initializers import undrawn
+from keras_metaformer.models import families
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
+from scripts import draw_reported
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
 
@@ -213,9 +215,8 @@ def test_wrong_commands_would_be_noticed(files):
 
 
 @ONCE
-def test_the_model_table_is_current():
-    script = "scripts.update_readme"
-
+@pytest.mark.parametrize("script", ["scripts.update_readme", "scripts.draw_reported"])
+def test_written_tables_are_current(script):
     check = subprocess.run(
         [sys.executable, "-m", script, "--check"],
         cwd=ROOT,
@@ -224,6 +225,23 @@ def test_the_model_table_is_current():
     )
 
     assert check.returncode == 0, f"run python -m {script}\n{check.stderr}"
+
+
+@ONCE
+def test_what_is_reported_names_its_source_and_is_what_the_catalogue_says():
+    rows = draw_reported.rows()
+    assert {row["family"] for row in rows} == {
+        *draw_reported.OURS,
+        *draw_reported.OTHERS,
+    }
+    for row in rows:
+        assert re.match(r"https://(arxiv\.org|github\.com)/\S+", row["source"]), row
+        assert 70 < float(row["top1_percent"]) < 86
+        if row["family"] in draw_reported.OURS:
+            name = row["model"].replace("-", "")
+            assert catalogue.find(name, "imagenet").top1 == float(row["top1_percent"])
+            macs = families.get(name).macs / 1e9
+            assert float(row["macs_billions"]) == pytest.approx(macs, rel=0.04)
 
 
 @ONCE
