@@ -66,7 +66,7 @@ def _build(blocks: dict[str, Any]) -> keras.Model:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=3)
     epochs = parser.parse_args().epochs
     digits = load_digits(IMAGE_SIZE)
     images = digits.test_images.astype("float32")
