@@ -138,8 +138,9 @@ class Downsampling(LayerWithParts):
         padded = size + 2 * self.padding
         if padded < self.kernel_size:
             raise ValueError(
-                f"The input is too small for `{self.name}`: expected at least "
-                f"{self.kernel_size - 2 * self.padding} pixels. Received: {size}"
+                f"The input of `{self.name}` must be at least "
+                f"{self.kernel_size - 2 * self.padding} pixels high and wide. "
+                f"Received: {size} pixels"
             )
         return (padded - self.kernel_size) // self.strides + 1
 

@@ -139,8 +139,8 @@ def _loaded(
         model = _with_new_head(model, len(names))
     elif model.output_shape[-1] != len(names):
         raise ValueError(
-            f"The model has {model.output_shape[-1]} classes, the data {len(names)}: "
-            "give `head='new'` for a new classifier."
+            f"The data has {len(names)} classes: give `head='new'` for a new classifier. "
+            f"Received: a model of {model.output_shape[-1]} classes, head='keep'"
         )
     description = dataclasses.replace(
         description,
