@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
+
 #: Layers whose weights' start values matter are compared after `randomize`.
 Reference = Callable[[Any, np.ndarray], np.ndarray]
 
@@ -40,6 +42,16 @@ def randomize(layer: keras.layers.Layer, seed: int = 0) -> None:
 
 def to_numpy(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def to_float32(tensor: Any) -> np.ndarray:
+    """Of a tensor of any float dtype."""
+    return to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def kernel_of(layer: Any) -> np.ndarray:
+    """In float64, for the formulas."""
+    return to_numpy(layer.kernel).astype("float64")
 
 
 def run_layer_test(
@@ -111,6 +123,9 @@ def _check_config(make, input_shape) -> None:
         for name in inspect.signature(type(layer).__init__).parameters
         if name not in ("self", "kwargs") and hasattr(layer, name)
     ]
+    if isinstance(layer, ConfiguredLayer):
+        arguments = arguments_of(type(layer), ConfiguredLayer)
+        assert set(arguments) - {"parts"} <= layer.get_config().keys()
     before = {name: getattr(layer, name) for name in names}
     text = _config_text(layer)
 
