@@ -105,9 +105,7 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
         return tf.nn.softmax(result) if add_softmax else result
 
     function = run.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function], tf.Module()
-    )
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         with _quiet():

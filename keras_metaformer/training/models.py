@@ -139,8 +139,9 @@ def _loaded(
         model = _with_new_head(model, len(names))
     elif model.output_shape[-1] != len(names):
         raise ValueError(
-            f"The data has {len(names)} classes: give `head='new'` for a new classifier. "
-            f"Received: a model of {model.output_shape[-1]} classes, head='keep'"
+            f"The data has {len(names)} classes: give `head='new'` for a classifier of "
+            f"as many. Received: model={model.name!r}, which has "
+            f"{model.output_shape[-1]} classes"
         )
     description = dataclasses.replace(
         description,

@@ -18,7 +18,7 @@ def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
 
 
 def _forward(rectified: Any, scale: Any, bias: Any, out: Any = None) -> Any:
-    if rectified.device.type == "cpu":  # Elsewhere reading the number would wait.
+    if _on_cpu(rectified):  # Elsewhere reading the number would wait.
         return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=out)
     return torch.addcmul(bias, rectified, rectified * scale, out=out)
 
@@ -128,7 +128,7 @@ def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int)
     size, filters = kernel.shape[0], kernel.shape[-1]
     batch, *sides, _ = inputs.shape
     height, width = ((side + 2 * padding - size) // strides + 1 for side in sides)
-    if inputs.device.type == "cpu" and batch * height * width < filters:
+    if _on_cpu(inputs) and batch * height * width < filters:
         # torch would rearrange the kernel, which is larger than all patches, each time.
         padded = functional.pad(inputs, (0, 0, *(4 * (padding,))))
         patches = padded.unfold(1, size, strides).unfold(2, size, strides)
@@ -154,3 +154,7 @@ def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
         scale = torch.ones_like(bias)
     outputs = functional.group_norm(inputs.permute(0, 3, 1, 2), 1, scale, bias, epsilon)
     return outputs.permute(0, 2, 3, 1)
+
+
+def _on_cpu(tensor: Any) -> bool:
+    return tensor.device.type == "cpu"
