@@ -22,6 +22,12 @@ def _seed() -> None:
     keras.utils.set_random_seed(20111418)
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what imports and the list of tests have made out of the collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory():
     """Drops the models of a test module, which Keras' global state keeps alive."""

@@ -77,23 +77,38 @@ def run_layer_test(
         reference: `(layer, inputs in float64) -> outputs`, in NumPy.
         tolerance: of the largest output, against the reference.
     """
-    inputs = np.random.default_rng(7).normal(size=input_shape).astype("float32")
+    inputs = _inputs(input_shape)
     output_shape = tuple(output_shape or input_shape)
     _check_config(make, input_shape)
     _check_calls(make, inputs, output_shape, trainable, frozen)
     if reference is not None:
-        layer = make()
-        layer.build(inputs.shape)
-        randomize(layer)
-        expected = reference(layer, inputs.astype("float64"))
-        actual = to_numpy(layer(inputs, training=False))
-        assert expected.shape == actual.shape
-        limit = tolerance * max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+        check_reference(make, input_shape, reference, tolerance)
     _check_training(make, inputs)
     for policy in ("mixed_float16", "mixed_bfloat16"):
         _check_mixed_precision(make, inputs, policy)
     _check_saving(make, inputs, directory)
+
+
+def _inputs(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(7).normal(size=shape).astype("float32")
+
+
+def check_reference(
+    make: Callable[..., keras.layers.Layer],
+    input_shape: Sequence[int],
+    reference: Reference,
+    tolerance: float = 1e-5,
+) -> None:
+    """Compare a layer with its formula; arguments as in `run_layer_test`."""
+    inputs = _inputs(input_shape)
+    layer = make()
+    layer.build(inputs.shape)
+    randomize(layer)
+    expected = reference(layer, inputs.astype("float64"))
+    actual = to_numpy(layer(inputs, training=False))
+    assert expected.shape == actual.shape
+    limit = tolerance * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
 
 
 def _config_text(layer: keras.layers.Layer) -> str:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from keras_metaformer import blocks, layers
-from tests.layer_checks import Reference, kernel_of, run_layer_test, to_numpy
+from tests.layer_checks import (
+    Reference,
+    check_reference,
+    kernel_of,
+    run_layer_test,
+    to_numpy,
+)
 from tests.reference import formulas
 
 MAP = (2, 5, 4, 8)  # neither square nor even, so that swapped axes show
@@ -535,7 +541,26 @@ CASES |= {
 PARTS_OF_ATTENTION = ("ScaledDotProduct", "WeightedSum")
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Other arguments of a layer that another case has: `"Affine-no-bias"`.
+VARIANTS = tuple(name for name in CASES if "-" in name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_formula_of_variants(name):
+    case = CASES[name]
+    assert case.reference is not None
+    check_reference(case.make, case.input_shape, case.reference)
+
+
+# Variants are trained, saved and run in half precision on one backend: what else they
+# are is that of the layer.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.one_backend if name in VARIANTS else ())
+        for name in CASES
+    ],
+)
 def test_layer(name, tmp_path):
     case = CASES[name]
     run_layer_test(

@@ -72,6 +72,7 @@ def test_squeeze_excitation_stands_in_every_other_block_of_its_stages():
     assert isinstance(between["stage_0_block_0"], layers.SqueezeExcitation)
 
 
+@pytest.mark.one_backend
 def test_squeeze_excitation_matters_trains_and_serialises(tmp_path):
     model = _build({"squeeze_excitation": True}, classifier_activation=None)
     plain = _build(classifier_activation=None)
@@ -98,6 +99,7 @@ def test_squeeze_excitation_matters_trains_and_serialises(tmp_path):
         assert not np.array_equal(old, to_numpy(weight)), weight.path
 
 
+@pytest.mark.one_backend
 def test_batch_norms_learn_their_statistics_in_training_only():
     model = _build()
     randomize(model)
