@@ -274,21 +274,42 @@ def test_tensorflow_without_xla_uses_its_own_operation(fast_calls):
     assert len(fast_calls) == _fast_here()
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="about what XLA makes of JAX's programs")
-def test_the_sum_of_shifted_maps_is_one_loop():
-    import jax
+def _program_of_xla(function, *arrays):
+    """What XLA compiles a function of arrays to."""
+    if BACKEND == "jax":
+        import jax
 
-    inputs, kernel, _ = make((14, 14), 7, 16, 1, 1)
-    programs = []
+        return jax.jit(function).lower(*arrays).compile().as_text()
+    import tensorflow as tf
+
+    compiled: Any = tf.function(function, jit_compile=True)
+    return compiled.experimental_get_compiler_ir(*tensors(*arrays))("optimized_hlo")
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="about what XLA makes of programs")
+def test_the_sum_of_shifted_maps_is_one_loop_and_its_gradients_are_two():
+    inputs, kernel, gradient = make((14, 14), 7, 16, 1, 1)
+    programs = {}
     for enabled in (True, False):
         with fast_paths.switched(enabled):
-            function = jax.jit(lambda x, k: depthwise_convolution(x, k, 1))
-            text = function.lower(inputs, kernel).compile().as_text()
-        programs.append(text[text.index("ENTRY") :])
-    fast_program, plain_program = programs
-    assert "convolution(" in plain_program
-    assert "convolution(" not in fast_program
-    assert 1 <= fast_program.count(" fusion(") <= 2  # The padding, and the sum.
+            # Functions of their own, as compiled ones are kept.
+            programs[enabled] = (
+                _program_of_xla(
+                    lambda x, k: depthwise_convolution(x, k, 1), inputs, kernel
+                ),
+                _program_of_xla(
+                    lambda x, k, g: with_gradients(1)(x, k, g)[1:],
+                    *(inputs, kernel, gradient),
+                ),
+            )
+    for program in programs[False]:
+        assert "convolution(" in program
+    forward, backward = programs[True]
+    assert "convolution(" not in forward + backward
+    main = forward[forward.index("ENTRY") :]
+    assert 1 <= main.count(" fusion(") <= 2  # The padding, and the sum.
+    # The kernel's gradient: a loop over the rows, which XLA has not written out.
+    assert forward.count(" while(") == 0 and backward.count(" while(") == 1
 
 
 @pytest.mark.parametrize("strides", [1, 2])

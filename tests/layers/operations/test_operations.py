@@ -376,6 +376,26 @@ def test_compiled_image_norm_of_large_numbers(dtype):
     _assert_near(norm(inputs), expected, 2e-2 if dtype == "bfloat16" else 2e-3)
 
 
+@pytest.mark.large  # It compiles C++.
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+def test_compiled_image_norm_has_plain_sums():
+    import torch
+    from torch._inductor.utils import run_and_get_code
+
+    def written(norm):
+        torch._dynamo.reset()
+        _, code = run_and_get_code(torch.compile(norm), torch.randn(MAP))
+        return "".join(code)
+
+    def group_norm(x):
+        maps = x.permute(0, 3, 1, 2)
+        return torch.nn.functional.group_norm(maps, 1).permute(0, 2, 3, 1)
+
+    ours = written(lambda x: operations.image_norm(x, None, None, 1e-6))
+    assert "Welford" in written(group_norm)  # Else there is no need of ours.
+    assert "Welford" not in ours and "rsqrt" in ours
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's shapes")
 @pytest.mark.parametrize("shape", [(2, 0, 3, 8), (0, 2, 3, 8), (3, 8)])
 def test_dense_keeps_the_axes(shape):
