@@ -183,6 +183,7 @@ def test_bad_fields_are_refused(fields, message):
     assert message in str(error.value)
 
 
+@pytest.mark.one_backend
 def test_a_mixer_for_each_stage_and_keys_and_values_apart(tmp_path):
     model = km.FFNet(
         depths=(1, 1, 1),
@@ -231,6 +232,7 @@ def test_branches_or_none(branches):
     np.testing.assert_allclose(_outputs(folded), _outputs(model), atol=2e-5)
 
 
+@pytest.mark.one_backend
 def test_gradient_checkpointing_trains_alike():
     results = []
     for again in (False, (True, False)):
