@@ -30,6 +30,8 @@ from tests.weights import synthetic, torch_files
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: What newcomers try; the others' calls have tests of their own on each backend.
+ON_EACH_BACKEND = ("README",)
 #: The models that the pages use.
 USED = ("CAFormerS18", "ConvFormerS18")
 SHELL = ("sh", "shell")
@@ -52,7 +54,14 @@ def blocks(page: Path, *languages: str) -> list[str]:
 def pages_with(*languages: str) -> list:
     """As parameters of a test, with the page's name as their id."""
     pages = [page for page in PAGES if blocks(page, *languages)]
-    return [pytest.param(page, id=page.stem) for page in pages]
+    return [
+        pytest.param(
+            page,
+            id=page.stem,
+            marks=() if page.stem in ON_EACH_BACKEND else pytest.mark.one_backend,
+        )
+        for page in pages
+    ]
 
 
 def command_lines(page: Path) -> list[list[str]]:

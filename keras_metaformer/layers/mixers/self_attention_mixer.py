@@ -9,7 +9,7 @@ from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -121,10 +121,8 @@ class SelfAttentionMixer(LayerWithParts):
         return keras.layers.Dense(
             units,
             use_bias=use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
             name=name,
+            **linear_settings(self),
         )
 
     def _drop(self, rate, seed):
@@ -178,17 +176,3 @@ class SelfAttentionMixer(LayerWithParts):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            head_dim=self.head_dim,
-            use_bias=self.use_bias,
-            num_heads=self.num_heads,
-            attention_dropout=self.attention_dropout,
-            projection_dropout=self.projection_dropout,
-            seed=self.seed,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config
