@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -65,8 +66,14 @@ def text(value: object) -> str:
 
 
 def paragraph(value: object, kind: str = "") -> str:
-    """A paragraph of text; `kind` is `"reading"`, `"facts"` or nothing."""
-    return f'<p class="{kind}">{text(value)}</p>' if kind else f"<p>{text(value)}</p>"
+    """A paragraph of text, with what stands in backquotes as code.
+
+    Args:
+        value: text of any origin.
+        kind: `"reading"`, `"facts"` or nothing.
+    """
+    content = re.sub("`([^`]+)`", r"<code>\1</code>", text(value))
+    return f'<p class="{kind}">{content}</p>' if kind else f"<p>{content}</p>"
 
 
 def heading(value: object, level: int = 2) -> str:

@@ -1,8 +1,9 @@
 """One page of what a model sees in images, and what it goes by."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ import keras
 import numpy as np
 
 from keras_metaformer.explain import pages
+from keras_metaformer.explain.attention import attention_maps, has_attention
 from keras_metaformer.explain.attributions import Attributions, smooth_grad
 from keras_metaformer.explain.cam import CAM, METHODS
 from keras_metaformer.explain.heat_maps import HeatMaps, laid_over
 from keras_metaformer.explain.images import pixels, prepared
+from keras_metaformer.explain.memory import memory
+from keras_metaformer.explain.parts import block_of, mixing_of
 from keras_metaformer.explain.probe import OUTPUT, Probe
 from keras_metaformer.explain.results import Result
+from keras_metaformer.explain.scales import learned_scales
+from keras_metaformer.explain.sparsity import block_activations, sparsity
 from keras_metaformer.explain.targets import probabilities_of, resolve
+from keras_metaformer.explain.token_matrices import has_token_matrices, token_matrices
 from keras_metaformer.layers.validation import positive_integer
 
 _TOP = 5
@@ -203,13 +210,27 @@ def _of_one(
         yield pages.paragraph(_OF_THE_METHODS, "reading")
 
 
-_SECTIONS: tuple[tuple[str, Callable[..., Result | None]], ...] = ()
-
-
 def _sections(
     probe: Probe, batch: np.ndarray, batch_size: int
 ) -> Iterator[tuple[str, Result]]:
-    for heading, find in _SECTIONS:
-        found = find(probe, batch, batch_size)
-        if found is not None:
-            yield heading, found
+    """What the model is like inside, as far as it has such parts."""
+    if has_attention(probe):
+        maps = attention_maps(probe, batch, average_heads=True, batch_size=batch_size)
+        yield "What the blocks attend to", maps
+        yield "Attention through each stage", maps.rollout()
+    if has_token_matrices(probe):
+        yield "How tokens are mixed, whatever the image", token_matrices(probe)
+    activations = block_activations(probe)
+    channel = [path for path in activations if mixing_of(path) == "channel"]
+    if channel:
+        yield (
+            "Keys of the last block's memory",
+            memory(probe, batch, block_of(channel[-1]), keys=4, batch_size=batch_size),
+        )
+    if activations:
+        yield (
+            "Active coefficients through the depth",
+            sparsity(probe, batch, batch_size=batch_size),
+        )
+    with contextlib.suppress(ValueError):  # The model has none.
+        yield "Learned scales through the depth", learned_scales(probe)

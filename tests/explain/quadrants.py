@@ -7,7 +7,7 @@ import numpy as np
 
 from tests.small_models import build_small
 
-SIZE = 64
+SIZE = 128
 #: The colour of each class' square.
 _COLOURS = np.array(
     [[2, -1, -1], [-1, 2, -1], [-1, -1, 2], [1.5, 1.5, -1.5]], "float32"
