@@ -22,6 +22,7 @@ from keras_metaformer.training.checkpoint import (
     variables_as_arrays,
     write_state,
 )
+from keras_metaformer.training.distribution import Agreement, Engine
 
 
 class Holder(Protocol):
@@ -117,6 +118,7 @@ class Loop:
         interval: when to write a checkpoint.
         seconds: after so many the run ends with a checkpoint; None for no limit.
         on_step: called after each step with the epoch and the steps done in it.
+        engine: that trains; None for one process with one device.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Loop:
         interval: Interval | None = None,
         seconds: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model, self.batches, self.epochs = model, batches, epochs
         self.classifier, self.path = classifier, path
@@ -146,6 +149,8 @@ class Loop:
         self._holders = dict(holders or {})
         self._callbacks, self._movers = list(callbacks), list(movers)
         self._validate, self._on_step = validate, on_step
+        self._engine = engine or Engine()
+        self._agreement = Agreement(self._engine)
         self._interval = interval or Interval(seconds=600)
         self._seconds = seconds
         self._pending_metrics: dict[str, np.ndarray] | None = None
@@ -193,7 +198,8 @@ class Loop:
             "history": self.history,
             "callbacks": callbacks,
         }
-        write_state(self.path, arrays, about)
+        if self._engine.writes:
+            write_state(self.path, arrays, about)
         self._saved_at = time.monotonic()
         self._steps_since_save = 0
 
@@ -212,6 +218,7 @@ class Loop:
         for name, holder in self._holders.items():
             holder.set(held[name])
         self.epoch, self.step = about["epoch"], about["step"]
+        self._engine.agree_on([self.epoch, self.step], "checkpoint")
         self.finished, self.history = about["finished"], list(about["history"])
         # `fit` sets them to zero at the start of an epoch.
         self._pending_metrics = arrays if self.step else None
@@ -230,10 +237,11 @@ class Loop:
         """
         self._build_state()
         state = None
-        if self.path.exists():
+        if self._engine.share(self.path.exists()):
             state = self._load()
             if self.finished:
                 return
+        self._engine.restored(self.model)
         self._begun = self._saved_at = time.monotonic()
         hooks = self._hooks = _Hooks(self, self._callbacks, self._movers)
         with self._signals():
@@ -286,7 +294,7 @@ class Loop:
         batches = self._all_batches(first, end, first_step)
         try:
             self.model.fit(
-                batches,
+                self._engine.feed(batches),
                 initial_epoch=first,
                 epochs=end,
                 steps_per_epoch=self.batches.steps_per_epoch - first_step,
@@ -331,9 +339,9 @@ class Loop:
             raise _Reached
         if self._until is not None:
             return
-        self._stop_if_asked()
         elapsed = time.monotonic() - self._saved_at
-        if self._interval.is_due(self._steps_since_save, elapsed):
+        due = self._stop_if_asked(self._interval.is_due(0, elapsed))
+        if due or self._interval.is_due(self._steps_since_save, 0.0):
             # Not one that holds what must not be gone on from.
             self._look_at_loss()
             self.save()
@@ -353,15 +361,18 @@ class Loop:
         if not np.isfinite(value):
             raise NonFiniteLossError(epoch, step, value)
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_asked(self, save: bool = False) -> bool:
+        """Whether to save; by the clocks and signals of all processes."""
         reason = self._stop_reason
         if reason is None and self._seconds is not None:
             passed = time.monotonic() - self._begun
             reason = "time" if passed >= self._seconds else None
+        reason, save = self._agreement.decide(reason, save)
         if reason is not None:
             self._look_at_loss()
             self.save()
             raise TrainingStopped(reason, self.epoch, self.step)
+        return save
 
     def _before_epoch(self) -> None:
         if self._pending_metrics is not None:

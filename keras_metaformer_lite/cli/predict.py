@@ -14,6 +14,7 @@ import typer
 from keras_metaformer_lite.cli.chosen import chosen_classifier, chosen_target
 from keras_metaformer_lite.cli.evaluate import open_chosen
 from keras_metaformer_lite.cli.output import FAILED, USAGE, complain, say, stop
+from keras_metaformer_lite.data.predicted import as_table, table_row
 
 Format = enum.StrEnum("Format", "jsonl csv parquet")
 
@@ -103,7 +104,8 @@ def predict(
                 workers=workers,
             ):
                 for name, values in zip(found.names, found.values, strict=True):
-                    writer.write(_row(name, values, found.class_names, top, embeddings))
+                    row = table_row(name, values, found.class_names, top, embeddings)
+                    writer.write(row)
                 lost += found.unreadable
     except ValueError as error:
         stop(error, USAGE)
@@ -151,30 +153,6 @@ def _files(images: list[str]) -> list[Path]:
         stop(error, USAGE)
 
 
-def _row(
-    name: str, values: Any, class_names: Any, top: int | None, embeddings: bool
-) -> dict[str, Any]:
-    # Bytes of a name that are no UTF-8 are written as escapes.
-    row: dict[str, Any] = {
-        "image": name.encode("utf-8", "backslashreplace").decode("utf-8")
-    }
-    if embeddings:
-        return row | {f"e{place}": float(each) for place, each in enumerate(values)}
-    names = class_names or [str(place) for place in range(len(values))]
-    if top is None:
-        # Names of ImageNet's classes occur twice.
-        unique = len(set(names)) == len(names)
-        columns = names if unique else [f"{i} {each}" for i, each in enumerate(names)]
-        return row | {
-            each: float(value) for each, value in zip(columns, values, strict=True)
-        }
-    best = (-values).argsort(kind="stable")[:top]
-    for rank, place in enumerate(best, 1):
-        row[f"class_{rank}"] = names[place]
-        row[f"probability_{rank}"] = float(values[place])
-    return row
-
-
 class _Lines:
     """JSON lines, or CSV."""
 
@@ -206,21 +184,13 @@ class _Parquet:
             self.flush()
 
     def flush(self) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as parquet
 
         if not self._rows:
             return
-        # Values are computed in float32.
-        schema = pa.schema(
-            [
-                (name, pa.float32() if isinstance(value, float) else pa.string())
-                for name, value in self._rows[0].items()
-            ]
-        )
-        table = pa.Table.from_pylist(self._rows, schema)
+        table = as_table(self._rows)
         if self._file is None:
-            self._file = parquet.ParquetWriter(self._path, schema)
+            self._file = parquet.ParquetWriter(self._path, table.schema)
         self._file.write_table(table)
         self._rows = []
 
