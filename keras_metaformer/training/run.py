@@ -113,6 +113,7 @@ def train(
     dtype: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    check_images: bool = True,
     checkpoint_every: str | int = "10m",
     time_limit: str | float | None = None,
     deterministic: bool = False,
@@ -160,6 +161,9 @@ def train(
         seed: of all that is random.
         workers: processes that prepare images; None for one for each core but one. The
             result is the same with any number.
+        check_images: bool. Whether every image is read before a run begins, for those
+            that cannot be read and those that are in both parts. Without it an image
+            that cannot be read ends the run when its turn comes.
         checkpoint_every: steps as an int, or a time such as `"10m"`.
         time_limit: after which the run ends with a checkpoint, such as `"2h"` or
             seconds; the same call goes on.
@@ -226,7 +230,7 @@ def train(
         model = model or recipe.model or DEFAULT_MODEL
 
         parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-        report = _checked_once(parts, about, workers, folder, say, engine)
+        report = _checked_once(parts, about, check_images, workers, folder, say, engine)
         training, held = report.training, report.validation
         assert held is not None
         recipe.updates_per_epoch(
@@ -417,7 +421,7 @@ class _Run:
                     "best": records.best,
                     "unreadable": self.unreadable,
                 },
-                holders={"average": average} if average else {},
+                variables={"average": average.variables} if average else {},
                 movers=[AverageWeights(average)] if average else (),
                 callbacks=[kept, Lines(), *callbacks],
                 validate=validate,
@@ -763,6 +767,7 @@ def _parts_of_folder(data: Any) -> tuple[Path, Path] | None:
 def _checked_once(
     parts: tuple[Source, Source],
     about: Mapping[str, Any] | None,
+    check_images: bool,
     workers: int | None,
     folder: RunFolder,
     say: Callable[[str], None],
@@ -771,16 +776,19 @@ def _checked_once(
     """As `_checked`, of which one process reads all images for all."""
     report = None
     if engine.writes:
-        report = _checked(parts, about, workers, folder, say)
+        report = _checked(parts, about, check_images, workers, folder, say)
     unreadable = engine.share(None if report is None else report.unreadable)
     if report is not None:
         return report
-    return _checked(parts, {"unreadable": unreadable}, workers, folder, say)
+    return _checked(
+        parts, {"unreadable": unreadable}, check_images, workers, folder, say
+    )
 
 
 def _checked(
     parts: tuple[Source, Source],
     about: Mapping[str, Any] | None,
+    check_images: bool,
     workers: int | None,
     folder: RunFolder,
     say: Callable[[str], None],
@@ -797,7 +805,7 @@ def _checked(
         return dataclasses.replace(
             report, unreadable=[tuple(pair) for pair in about["unreadable"]]
         )
-    report = check_sources(training, held, workers=workers)
+    report = check_sources(training, held, read_images=check_images, workers=workers)
     assert report.validation is not None
     counts = report.training.counts()
     say(

@@ -121,7 +121,7 @@ def _remote(sources: Sequence[str], suffixes: Any) -> list[str]:
 
 
 def file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the path in it.
+    """The file system of an address, by fsspec, and the path in it.
 
     What it needs (keys, an endpoint) is taken from fsspec's configuration, files or
     variables such as FSSPEC_S3_ENDPOINT_URL, and from what the service's own tools use.
@@ -176,7 +176,12 @@ class _Tables:
         return self._ends[-1]
 
     def fingerprint(self) -> str:
-        return _hash([f"{each} {end}" for each, end in zip(self._tables, self._ends)])
+        return _hash(
+            [
+                f"{each} {end}"
+                for each, end in zip(self._tables, self._ends, strict=True)
+            ]
+        )
 
     def items(self, start: int, stop: int) -> Iterator[Item]:
         begin = 0

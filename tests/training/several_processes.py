@@ -1,7 +1,7 @@
 """A small run in one or several processes, which says all that it has done.
 
-`main` is what one process does, of what `km.train` is given. It prints a line of JSON: losses by step, the images that
-were read, the log, the evaluation.
+`main` is what one process does, of what `km.train` is given. It prints a line of JSON:
+losses by step, the images that were read, the log, the evaluation.
 """
 
 import json
