@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_metaformer.arrays import to_numpy
 from keras_metaformer.training.models import softmax
 
 #: Why a run may end before its last epoch, as processes tell each other.
@@ -284,9 +285,9 @@ class _Jax(Engine):
                 devices=found, auto_shard_dataset=False
             )
         else:
-            from keras_metaformer.training.layouts import model_parallel_distribution
+            from keras_metaformer.training.layouts import LargeWeightsSpread
 
-            self._distribution = model_parallel_distribution(found, model_parallel)
+            self._distribution = LargeWeightsSpread(found, model_parallel)
             self.replicas = len(found) // model_parallel
         self._functions: dict[int, Any] = {}
 
@@ -406,8 +407,14 @@ class _TensorFlow(Engine):
                     f"Received: TF_CONFIG={os.environ['TF_CONFIG']!r:.300}"
                 ) from error
             resolver = self._strategy.cluster_resolver
-            self.process = int(resolver.task_id or 0)
-            self.processes = int(self._strategy.extended._num_workers)
+            jobs = set(resolver.cluster_spec().jobs)
+            if jobs != {"worker"}:
+                raise ValueError(
+                    "Expected TF_CONFIG with workers alone, of which the first one "
+                    f"writes. Received: jobs {sorted(jobs)}"
+                )
+            self.process = int(resolver.task_id)
+            self.processes = int(resolver.cluster_spec().num_tasks("worker"))
         else:
             kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
             found: Any = tf.config.list_logical_devices(kind)
@@ -487,6 +494,8 @@ class _TensorFlow(Engine):
         for layer in model._flatten_layers():
             if type(layer) is keras.layers.BatchNormalization:
                 layer._moments = _MomentsOfReplicas(layer)  # pyright: ignore[reportAttributeAccessIssue]
+        # It takes a batch away, and fails on one of several processes. All is built.
+        model._maybe_symbolic_build = _built_already  # pyright: ignore[reportAttributeAccessIssue]
         return model
 
     def feed(self, batches: Generator[Any, None, None]) -> Any:
@@ -508,6 +517,23 @@ class _TensorFlow(Engine):
 
         return self._strategy.distribute_datasets_from_function(dataset)
 
+    def _train_function(self, model: Any) -> Any:
+        """What `fit` is to call with its iterator, for several processes.
+
+        That of Keras takes the mean of the logs, which are scalars, along an axis.
+        """
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)
+        def train(iterator: Any) -> dict[str, Any]:
+            logs = self._strategy.run(model.train_step, args=(next(iterator),))
+            return {
+                name: self._strategy.reduce("MEAN", value, axis=None)
+                for name, value in logs.items()
+            }
+
+        return train
+
     def probabilities(self, model: keras.Model, images: np.ndarray) -> np.ndarray:
         import tensorflow as tf
 
@@ -528,11 +554,17 @@ class _TensorFlow(Engine):
 
     def restored(self, model: keras.Model) -> None:
         """Give each replica random numbers of its own, the first one those it has."""
+        if self.processes > 1:
+            model.train_function = self._train_function(model)
         for variable in _seeds(model):
             components = self._strategy.experimental_local_results(variable.value)
             for place, component in enumerate(components):
                 replica = self.process * self._local + place
                 component.assign(_seed_of(component.numpy(), replica))
+
+
+def _built_already(**_: Any) -> None:
+    """Stands for what builds a model before `fit`."""
 
 
 class _MomentsOfReplicas:
@@ -612,8 +644,7 @@ class _Torch(Engine):
         The checkpoint has those of the first one, which keeps them.
         """
         for variable in _seeds(model):
-            state = keras.ops.convert_to_numpy(variable.value)
-            variable.assign(_seed_of(state, self.process))
+            variable.assign(_seed_of(to_numpy(variable.value), self.process))
 
 
 def _keras_wraps() -> bool:

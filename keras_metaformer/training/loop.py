@@ -119,7 +119,7 @@ class Loop:
         variables: Mapping[str, Sequence[keras.Variable]] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         movers: Sequence[keras.callbacks.Callback] = (),
-        validate: Callable[[Callable[[], None]], Mapping[str, float]] | None = None,
+        validate: Callable[[Callable[[], object]], Mapping[str, float]] | None = None,
         interval: Interval | None = None,
         seconds: float | None = None,
         on_step: Callable[[int, int], None] | None = None,

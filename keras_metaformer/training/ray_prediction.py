@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -130,7 +131,7 @@ def predict_with_ray(
         ray.init(
             ignore_reinit_error=True,
             include_dashboard=False,
-            logging_level="warning",
+            logging_level=logging.WARNING,
             runtime_env={"env_vars": environment},
         )
         context = ray.data.DataContext.get_current()
@@ -180,8 +181,8 @@ def _follow(
         passed = now - began
         count = totals["images"] + totals["unreadable"]
         say(
-            f"part {number}/{parts}  {count:,} images, {totals['unreadable']:,} of them "
-            f"unreadable  {count / passed:.4g} images/s  "
+            f"part {number}/{parts}  {count:,} images, {totals['unreadable']:,} of "
+            f"them unreadable  {count / passed:.4g} images/s  "
             f"{totals['bytes'] / 1e9:.1f} GB an actor  "
             f"{duration((parts - number) * passed / number)} left"
         )

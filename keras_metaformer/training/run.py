@@ -21,8 +21,8 @@ from keras_metaformer.training import models
 from keras_metaformer.training.averaging import AverageWeights, WeightAverage
 from keras_metaformer.training.callbacks import Progress, Records, summary
 from keras_metaformer.training.checkpoint import read_about
-from keras_metaformer.training.distribution import Engine, start
 from keras_metaformer.training.diagnosis import explain
+from keras_metaformer.training.distribution import Engine, start
 from keras_metaformer.training.evaluation import Counter, Evaluation
 from keras_metaformer.training.loop import (
     Interval,
@@ -386,7 +386,7 @@ class _Run:
             )
             began = time.monotonic()
 
-            def validate(stop_if_asked: Callable[[], None]) -> dict[str, float]:
+            def validate(stop_if_asked: Callable[[], object]) -> dict[str, float]:
                 nonlocal began
                 logs: dict[str, float] = {}
                 for prefix in ("val_", "average_val_") if average else ("val_",):
@@ -618,7 +618,7 @@ class _Elsewhere(keras.callbacks.Callback):
 def _counted(
     probabilities: Callable[[np.ndarray], np.ndarray],
     checks: EvaluationBatches,
-    stop_if_asked: Callable[[], None],
+    stop_if_asked: Callable[[], object],
 ) -> Evaluation:
     counter = Counter(checks.source.class_names)
     for images, labels, mask in checks:

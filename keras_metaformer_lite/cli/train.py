@@ -141,7 +141,7 @@ def train(
         bool,
         typer.Option(
             "--distributed",
-            help="One of several processes, which a launcher (torchrun, srun, a JobSet) "
+            help="One of several processes, which a launcher such as torchrun or srun "
             "has started with the same command and a common --output.",
         ),
     ] = False,
@@ -271,14 +271,16 @@ def train(
 def _in_launched_process(devices: int) -> bool:
     """Whether this is one of PyTorch's processes, of which each has a device.
 
-    In their place, they are started: the command goes on as `torchrun`.
+    Where it should be and is not, the command goes on as `torchrun`, which starts them.
     """
     import keras
 
-    if keras.backend.backend() != "torch":
-        return False
-    if "LOCAL_RANK" in os.environ:
-        return True
+    if keras.backend.backend() == "torch" and "LOCAL_RANK" not in os.environ:
+        _become_torchrun(devices)
+    return keras.backend.backend() == "torch"
+
+
+def _become_torchrun(devices: int) -> None:
     own = python_command("-c", "from keras_metaformer_lite.cli import main; main()")
     launcher = python_command("-m", "torch.distributed.run", "--standalone")
     launcher += [f"--nproc-per-node={devices}", "--no-python", *own, *sys.argv[1:]]

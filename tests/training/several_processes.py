@@ -60,21 +60,29 @@ class Noted(Source):
 
 
 def write_data(folder: Path, classes: int = 3, each: int = 16) -> None:
-    """`train`, `val` and `small.keras`, whose convolutional blocks have batch norms."""
-    import keras
-
-    import keras_metaformer as km
+    """`train`, `val` and `small.keras`."""
     from keras_metaformer.models.pyramid_model import described
     from keras_metaformer_lite.description import ImageDescription
     from keras_metaformer_lite.images import EvaluationTransform
     from tests.training.photographs import SIZE, write_digits
 
     write_digits(folder, classes, each)
+    description = ImageDescription(EvaluationTransform(SIZE), True)
+    described(small_hybrid(classes), description).save(folder / "small.keras")
+
+
+def small_hybrid(classes: int = 3) -> Any:
+    """Of CAFormer's kind, with batch norms, and nothing that is drawn at random."""
+    import keras
+
+    import keras_metaformer as km
+    from tests.training.photographs import SIZE
+
     keras.utils.set_random_seed(1)
-    model = km.MetaFormer(
+    return km.MetaFormer(
         depths=(1, 1),
         widths=(8, 32),
-        mixer=("pooling", "self_attention"),
+        mixer=("separable_convolution", "self_attention"),
         norm="batch_norm",
         stem_kernel_size=3,
         stem_strides=2,
@@ -83,18 +91,26 @@ def write_data(folder: Path, classes: int = 3, each: int = 16) -> None:
         classes=classes,
         include_preprocessing=True,
     )
-    description = ImageDescription(EvaluationTransform(SIZE), True)
-    described(model, description).save(folder / "small.keras")
 
 
-def environments(backend: str, processes: int) -> list[dict[str, str]]:
-    """What a launcher tells each of several processes on this machine."""
+def environments(
+    backend: str, processes: int, devices: int | None = None
+) -> list[dict[str, str]]:
+    """What a launcher tells each of several processes on this machine.
+
+    Args:
+        backend: of Keras.
+        processes: int.
+        devices: that JAX is to make of the CPU.
+    """
     common = {
         **os.environ,
         "KERAS_BACKEND": backend,
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
+    if devices is not None:
+        common["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     if processes == 1:
         return [common]
     ports = [_free_port() for _ in range(processes)]
@@ -142,7 +158,7 @@ def begin(
             text=True,
             env=environment,
         )
-        for environment in environments(backend, processes)
+        for environment in environments(backend, processes, options.get("devices"))
     ]
 
 
@@ -161,6 +177,12 @@ def main(request: Mapping[str, Any]) -> None:
     from keras_metaformer.arrays import to_numpy
     from keras_metaformer_lite.data.sources import open_source
 
+    if keras.backend.backend() == "tensorflow" and "devices" in request:
+        import tensorflow as tf
+
+        (processor,) = tf.config.list_physical_devices("CPU")
+        parts = [tf.config.LogicalDeviceConfiguration()] * request["devices"]
+        tf.config.set_logical_device_configuration(processor, parts)
     folder = Path(request["folder"])
     train = Noted(open_source(folder / "train"))
     losses: list[float] = []
