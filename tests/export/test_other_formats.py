@@ -100,7 +100,7 @@ def test_saved_models_replace_nothing_else(make, message, tmp_path, monkeypatch)
     """And say so before any work: the model is not even looked at."""
     make(tmp_path / "target")
     before = _tree(tmp_path)
-    monkeypatch.setattr(convert, "run_on_tensorflow", None)
+    monkeypatch.setattr(convert, "run_on_its_backend", None)
     with pytest.raises(ValueError, match=f"{message}.*Received: path="):
         to_saved_model(_tiny_model(), tmp_path / "target")
     assert _tree(tmp_path) == before
