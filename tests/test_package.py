@@ -43,7 +43,7 @@ ALLOWED = {
     },
     "features": {"layers", "blocks", "models"},
     "explain": {"layers", "blocks", "models", "features"},
-    "sharing": {"layers", "models", "weights"},
+    "sharing": {"layers", "blocks", "models", "weights"},
     "hub": {"layers", "models", "weights", "features"},
     "inference": {"layers", "blocks", "models", "weights", "data"},
     "export": {"layers", "blocks", "models", "weights", "data", "inference"},

@@ -25,8 +25,8 @@ class OverTokens:
         is_map: whether the first two axes are the map itself: learned positions.
     """
 
-    inputs: tuple[int, int] | None = None
-    outputs: tuple[int, int] | None = None
+    inputs: tuple[int, ...] | None = None
+    outputs: tuple[int, ...] | None = None
     outputs_first: bool = False
     is_map: bool = False
 

@@ -107,8 +107,9 @@ def write_card(
     stages = _stages(model)
     picture: Any = None
     if facts.picture is not None:
-        is_path = isinstance(facts.picture, (str, os.PathLike))
-        picture = load_image(facts.picture) if is_path else facts.picture
+        picture = facts.picture
+        if isinstance(picture, (str, os.PathLike)):
+            picture = load_image(picture)
     elif stages:
         picture = _drawing(model.name, stages)
     if picture is not None:
@@ -235,7 +236,8 @@ def _stages(model: keras.Model) -> list[_Stage]:
             blocks.append(layer)
         elif isinstance(layer, StageOutput) and blocks:
             mixers = dict.fromkeys(map(_mixer, blocks))
-            shape = tuple(layer.output.shape[1:])
+            output: Any = layer.output
+            shape = tuple(output.shape[1:])
             stages.append(
                 _Stage(levels[layer.name], shape, len(blocks), ", ".join(mixers))
             )

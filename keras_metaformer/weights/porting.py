@@ -198,7 +198,7 @@ def _resized(
     # As a kernel `(inputs, outputs)`, whose last axis a bias has alone.
     kernel = array.T if axes.outputs_first else array
 
-    def grids(after: tuple[int, int] | None, axis: int) -> tuple | None:
+    def grids(after: tuple[int, ...] | None, axis: int) -> tuple | None:
         if after is None:
             return None
         before = map_of_tokens(kernel.shape[axis], image_size)

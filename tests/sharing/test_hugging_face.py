@@ -98,7 +98,7 @@ def test_the_card_is_made_of_the_model(hub, model):
         dataset="Pets of | Oxford",
     )
     held = hub.holds("me/model")
-    card = ModelCard(held["README.md"].decode("utf-8"))
+    card: Any = ModelCard(held["README.md"].decode("utf-8"))
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "keras"
     assert card.data.pipeline_tag == "image-classification"
