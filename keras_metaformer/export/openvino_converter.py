@@ -29,7 +29,7 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
     try:
         with fast_paths.switched(False):
             model.export(
-                result,
+                str(result),
                 format=request["form"],
                 verbose=False,
                 input_signature=input_signature(model),
