@@ -1,8 +1,8 @@
 """What is converted on the backend that has the converter, whichever this process has.
 
-TensorFlow has the converters to TFLite, ONNX and SavedModel, PyTorch, JAX and OpenVINO
-each that of its own form. On that backend it runs in this process; on another the model
-is saved, and a child process (`child.py`) loads and converts it there.
+TensorFlow has the converters to TFLite, ONNX, SavedModel and OpenVINO's form, PyTorch
+and JAX each that of its own. On that backend it runs in this process; on another the
+model is saved, and a child process (`child.py`) loads and converts it there.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Maker:
 
     Attributes:
         backend: of Keras, with the converter `<backend>_converter.py`.
-        extra: of this package, that installs all it needs.
+        extra: of this package, or several, that install all it needs.
     """
 
     backend: str
@@ -39,7 +39,8 @@ MAKERS = {
     "tflite": Maker("tensorflow", "export"),
     "onnx": Maker("tensorflow", "onnx"),
     "tf_saved_model": Maker("tensorflow", "tensorflow"),
-    "openvino": Maker("openvino", "openvino"),
+    # Keras' OpenVINO backend would fix the batch in attention.
+    "openvino": Maker("tensorflow", "tensorflow,openvino"),
     "pt2": Maker("torch", "torch"),
     "stablehlo": Maker("jax", "jax"),
 }

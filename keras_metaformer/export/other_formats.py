@@ -1,6 +1,7 @@
 """Other forms than LiteRT's: ONNX, SavedModel, OpenVINO, `.pt2` and StableHLO."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -38,7 +39,7 @@ def to_openvino(model: keras.Model, path: str | os.PathLike[str]) -> Path:
 
     Args:
         model: functional or sequential model of images of one size, on any backend; its
-            batch stays open. Where the backend is not OpenVINO, a child process
+            batch stays open. Where the backend is not TensorFlow, a child process
             exports.
         path: of the file with the graph, ending in `.xml`; the weights stand beside it.
             Files there are replaced.
@@ -90,9 +91,7 @@ def to_pt2(model: keras.Model, path: str | os.PathLike[str]) -> Path:
         ValueError: if `path` is a folder, or in none that can be written to; or the
             model is quantized, or takes images of any size.
     """
-    _check_model(model)
-    _check_size(model)
-    return _to_file(model, path, "pt2")
+    return _to_file(model, path, "pt2", _check_size)
 
 
 def to_stablehlo(model: keras.Model, path: str | os.PathLike[str]) -> Path:
@@ -115,15 +114,20 @@ def to_stablehlo(model: keras.Model, path: str | os.PathLike[str]) -> Path:
         ValueError: if `path` is a folder, or in none that can be written to; or the
             model is quantized, or takes images of any size.
     """
-    _check_model(model)
-    _check_size(model)
-    return _to_file(model, path, "stablehlo")
+    return _to_file(model, path, "stablehlo", _check_size)
 
 
-def _to_file(model: keras.Model, path: str | os.PathLike[str], form: str) -> Path:
+def _to_file(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    form: str,
+    check: Callable[[keras.Model], None] | None = None,
+) -> Path:
     path = Path(path)
     files.check_file(path)
     _check_model(model)
+    if check is not None:
+        check(model)
     with files.folder_beside(path) as folder:
         os.replace(run_on_its_backend(model, {"form": form}, folder), path)
     return path

@@ -35,7 +35,8 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
 
     Args:
         model: the model, which stays as it is.
-        request: `form`: `"tflite"`, `"onnx"` or `"tf_saved_model"`. With the first, the
+        request: `form`: `"tflite"`, `"onnx"`, `"tf_saved_model"` or `"openvino"`, whose
+            weights stand beside the result, in `result.bin`. With the first, the
             fields of `GraphOptions` as `options`.
         folder: where to.
 
@@ -46,7 +47,7 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
         ExportError: if the model cannot be converted.
     """
     form = request["form"]
-    result = folder / f"result.{form}"
+    result = folder / f"result.{'xml' if form == 'openvino' else form}"
     with _LOCK:
         if form == "tflite":
             content = tflite_of(model, GraphOptions(**request["options"]))
@@ -62,7 +63,7 @@ def _export(model: keras.Model, path: Path, form: str) -> None:
     options["input_signature"] = input_signature(model)
     try:
         with fast_paths.switched(False):  # Plain operations, for every reader.
-            model.export(path, **options)
+            model.export(str(path), **options)
     except Exception as error:  # The exporters raise many kinds.
         raise ExportError(
             f"Keras cannot export the model to {form!r}: "
