@@ -102,7 +102,8 @@ def run_on_its_backend(
             f"The conversion runs in a child process on the {maker.backend!r} backend, "
             f"which ended with status {child.returncode}. That must be installed "
             f"(`pip install keras-metaformer[{maker.extra}]`), and classes of your own "
-            "be importable there. The child's last words:\n" + child.stderr[-2000:]
+            "be importable there. The child's last words:\n"
+            f"{child.stderr[-2000:]}\nReceived: model={model.name!r}"
         )
     return folder / said["result"]
 

@@ -60,8 +60,3 @@ class PositionEmbedding(TokenWeights):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(initializer=keras.initializers.serialize(self.initializer))
-        return config

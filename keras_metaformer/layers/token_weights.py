@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
+
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
 _ADAPT: contextvars.ContextVar[Callable[..., np.ndarray] | None] = (
     contextvars.ContextVar("keras_metaformer_adapt_tokens", default=None)
@@ -31,7 +32,7 @@ class OverTokens:
     is_map: bool = False
 
 
-class TokenWeights(keras.layers.Layer):
+class TokenWeights(ConfiguredLayer):
     """A layer whose weights are tied to the size of the maps, and may be resized.
 
     What is loaded from a file of Keras within `adapted_tokens` is adapted first.

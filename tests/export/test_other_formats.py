@@ -20,7 +20,7 @@ from keras_metaformer.export import (
     to_stablehlo,
 )
 from keras_metaformer_lite.litert import files
-from tests.export.models import SMALL_MODELS, hierarchical
+from tests.export.models import SMALL_MODELS, hierarchical, tiny_model
 from tests.small_models import build_small
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
@@ -28,12 +28,6 @@ ON_TENSORFLOW = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="elsewhere a child process does it, which one model shows",
 )
-
-
-def _tiny_model(classes=2):
-    image = keras.Input((4, 4, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(image)
-    return keras.Model(image, keras.layers.Dense(classes)(pooled))
 
 
 def test_onnx_of_a_model_that_was_never_called(tmp_path):
@@ -54,7 +48,7 @@ def test_saved_model_with_the_signature_of_tensorflow_serving(tmp_path):
     import tensorflow as tf
 
     model = hierarchical()
-    to_saved_model(_tiny_model(), tmp_path / "model")
+    to_saved_model(tiny_model(), tmp_path / "model")
     path = to_saved_model(model, tmp_path / "model")
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     ((name, _),) = serve.structured_input_signature[1].items()
@@ -142,12 +136,12 @@ def test_what_other_forms_are_not_made_of(tmp_path):
         with pytest.raises(TypeError, match="knows its inputs"):
             export(keras.Sequential([keras.layers.Dense(2)]), tmp_path / name)
         with pytest.raises(ValueError, match="Received"):
-            export(_tiny_model(), tmp_path)
+            export(tiny_model(), tmp_path)
     (tmp_path / "model.bin").mkdir()
     with pytest.raises(ValueError, match="folder"):
-        to_openvino(_tiny_model(), tmp_path / "model.xml")
+        to_openvino(tiny_model(), tmp_path / "model.xml")
     with pytest.raises(ValueError, match=r"end in \.xml.*Received"):
-        to_openvino(_tiny_model(), tmp_path / "model.onnx")
+        to_openvino(tiny_model(), tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.bin"]
 
 
@@ -199,7 +193,7 @@ def test_saved_models_replace_nothing_else(make, message, tmp_path, monkeypatch)
     before = _tree(tmp_path)
     monkeypatch.setattr(convert, "run_on_its_backend", None)
     with pytest.raises(ValueError, match=f"{message}.*Received: path="):
-        to_saved_model(_tiny_model(), tmp_path / "target")
+        to_saved_model(tiny_model(), tmp_path / "target")
     assert _tree(tmp_path) == before
 
 
@@ -208,11 +202,11 @@ def test_the_working_directory_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (".", tmp_path, ""):
         with pytest.raises(ValueError, match="working directory"):
-            to_saved_model(_tiny_model(), path)
+            to_saved_model(tiny_model(), path)
     (tmp_path / "variables").mkdir()
     monkeypatch.chdir(tmp_path / "variables")
     with pytest.raises(ValueError, match="working directory"):
-        to_saved_model(_tiny_model(), tmp_path)
+        to_saved_model(tiny_model(), tmp_path)
     assert (tmp_path / "saved_model.pb").read_text() == "graph"
 
 
@@ -220,11 +214,11 @@ def test_files_do_not_replace_folders(tmp_path):
     (tmp_path / "photograph.jpg").write_text("dear")
     for path in (tmp_path, "."):
         with pytest.raises(ValueError, match="must be a file"):
-            to_onnx(_tiny_model(), path)
+            to_onnx(tiny_model(), path)
     with pytest.raises(ValueError, match="device"):
-        to_onnx(_tiny_model(), os.devnull)
+        to_onnx(tiny_model(), os.devnull)
     with pytest.raises(ValueError, match=r"photograph\.jpg' is not"):
-        to_onnx(_tiny_model(), tmp_path / "photograph.jpg" / "model.onnx")
+        to_onnx(tiny_model(), tmp_path / "photograph.jpg" / "model.onnx")
     assert _tree(tmp_path) == {"photograph.jpg": b"dear"}
 
 

@@ -73,8 +73,3 @@ class RandomMixer(TokenWeights):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(seed=self.seed)
-        return config

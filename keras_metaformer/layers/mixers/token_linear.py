@@ -81,15 +81,3 @@ class TokenLinear(TokenWeights):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.units, input_shape[2])
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            units=self.units,
-            input_grid=self.input_grid,
-            output_grid=self.output_grid,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-            use_bias=self.use_bias,
-        )
-        return config
