@@ -1,4 +1,4 @@
-"""The input pipeline beside timm's loader, on the same JPEG files.
+"""The input pipeline beside timm's loader, and beside a model that is trained.
 
     python benchmarks/make_peers.py --torchvision
     python -m benchmarks.input_pipeline
@@ -10,9 +10,14 @@ normalisation), in batches. Each contender is a process with as many workers; th
 turns, and a turn is timed after a first epoch. Processor seconds are those of the
 process and of its workers together, so that images for each of them are images a second
 and a core, whatever else the machine does. Linux only: they are read from /proc.
+
+`--model CAFormerS18` is a contender too: what its training consumes, by
+`train_on_batch` in batches of 8, on the backend of KERAS_BACKEND. `--csv` keeps every
+turn, with the machine and the date.
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -22,6 +27,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+from benchmarks.environment import describe_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT, SIZE = 500, 375, 224
@@ -138,10 +146,35 @@ def timm_epochs(folder: Path, batch: int, workers: int) -> Callable[[int], Itera
     return lambda epoch: iter(loader)
 
 
+def model_epochs(name: str, batch: int, steps: int) -> Callable[[int], Iterator]:
+    """Steps of training: the batches that they consume."""
+    import numpy as np
+
+    import keras_metaformer as km
+
+    model = getattr(km, name)(
+        weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES
+    )
+    model.compile(km.training.AdamW(1e-3), "categorical_crossentropy")
+    images = np.random.default_rng(0).normal(size=(batch, SIZE, SIZE, 3))
+    images = images.astype("float32")
+    targets = np.eye(CLASSES, dtype="float32")[np.arange(batch) % CLASSES]
+
+    def epoch(number: int) -> Iterator:
+        for _ in range(steps):
+            model.train_on_batch(images, targets)
+            yield images, targets
+
+    return epoch
+
+
 def run(kind: str, folder: Path, batch: int, workers: int) -> None:
     """One turn: prints what the second epoch took."""
-    make = {"ours": our_epochs, "timm": timm_epochs}[kind]
-    epochs = make(folder, batch, workers)
+    if kind in ("ours", "timm"):
+        make = {"ours": our_epochs, "timm": timm_epochs}[kind]
+        epochs = make(folder, batch, workers)
+    else:
+        epochs = model_epochs(kind, batch=8, steps=4)
     for _ in epochs(0):
         pass
     processor, start, count = processor_seconds(), time.perf_counter(), 0
@@ -165,6 +198,8 @@ def main() -> None:
         default=str(ROOT / ".venv-peers" / "bin" / "python"),
         help="an interpreter with timm and torchvision",
     )
+    parser.add_argument("--model", help="a constructor, such as CAFormerS18")
+    parser.add_argument("--csv", type=Path, help="file for all turns")
     parser.add_argument("--turn", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -175,10 +210,14 @@ def main() -> None:
     if not Path(options.timm_python).exists():
         del interpreters["timm"]
         print("timm's environment is missing: benchmarks/make_peers.py --torchvision")
+    if options.model:
+        interpreters[options.model] = sys.executable
     found: dict[str, list[dict[str, float]]] = {kind: [] for kind in interpreters}
+    environment = describe_environment()
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="keras-metaformer-") as folder:
         write_images(Path(folder), options.images)
-        for _ in range(options.turns):
+        for number in range(options.turns):
             for kind, interpreter in interpreters.items():
                 command = [
                     *(interpreter, "-m", "benchmarks.input_pipeline"),
@@ -191,18 +230,24 @@ def main() -> None:
                 )
                 turn = json.loads(finished.stdout.splitlines()[-1])
                 found[kind].append(turn)
+                rows.append({"contender": kind, "turn": number, **turn, **environment})
                 print(kind, {name: round(value, 2) for name, value in turn.items()})
+    if options.csv:
+        with options.csv.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
     for kind, turns in found.items():
         rate = median(turn["images"] / turn["seconds"] for turn in turns)
         core = median(turn["images"] / turn["processor_seconds"] for turn in turns)
         print(f"{kind}: {core:.1f} images a second and core, {rate:.1f} a second")
-    if len(found) == 2:
-        pairs = zip(found["ours"], found["timm"], strict=True)
+    for other in (kind for kind in found if kind != "ours"):
         ratio = median(
-            other["processor_seconds"] / own["processor_seconds"]
-            for own, other in pairs
+            (theirs["processor_seconds"] / theirs["images"])
+            / (own["processor_seconds"] / own["images"])
+            for own, theirs in zip(found["ours"], found[other], strict=True)
         )
-        print(f"ours / timm, images a core: {ratio:.2f}")
+        print(f"ours / {other}, images a core: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Measured:
     macs: int
 
 
-def build(step: str) -> keras.Model:
+def build(step: str, **arguments: Any) -> keras.Model:
     return km.IsotropicMetaFormer(
         depth=2,
         width=WIDTH,
@@ -94,6 +94,7 @@ def build(step: str) -> keras.Model:
         position_embedding=True,
         input_shape=(32, 32, 3),
         classes=10,
+        **arguments,
     )
 
 

@@ -8,6 +8,7 @@ Nothing else may stand in this module, which `__init__` imports as a whole.
 from keras_metaformer import (
     applications as applications,
     blocks as blocks,
+    explain as explain,
     export as export,
     features as features,
     layers as layers,

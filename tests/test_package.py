@@ -42,6 +42,7 @@ ALLOWED = {
         "export",
     },
     "features": {"layers", "blocks", "models"},
+    "explain": {"layers", "blocks", "models", "features"},
     "sharing": {"layers", "models", "weights"},
     "hub": {"layers", "models", "weights", "features"},
     "inference": {"layers", "blocks", "models", "weights", "data"},

@@ -9,6 +9,7 @@ from keras_metaformer.features.extractor import of_features
 from keras_metaformer.layers.validation import positive_integer
 from keras_metaformer.models.nodes import output_in
 from keras_metaformer.models.pyramid_model import PyramidModel, description_of
+from keras_metaformer_lite.description import ImageDescription
 
 _POOLING = (keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D)
 
@@ -26,23 +27,30 @@ def embedding_model(model: keras.Model) -> PyramidModel:
     Raises:
         ValueError: if the model pools nothing.
     """
-    pooled: Any = None
-    for layer in model.layers if hasattr(model, "_nodes_by_depth") else ():
-        is_norm_of_pooled = pooled is not None and layer.name == "output_norm"
-        if isinstance(layer, _POOLING) or is_norm_of_pooled:
-            pooled = output_in(model, layer)
-    if pooled is None:
+    layer = pooled_layer(model)
+    if layer is None:
         raise ValueError(
             "Embeddings are what is pooled before the classifier: build the model with "
             "its top, or with include_top=False and pooling='avg'. "
             f"Received: model={model.name!r}"
         )
+    pooled = output_in(model, layer)
     return PyramidModel(
         model.inputs[0],
         pooled,
         name=f"{model.name}_embedding",
         image_description=of_features(description_of(model)),
     )
+
+
+def pooled_layer(model: keras.Model) -> keras.layers.Layer | None:
+    """What gives the pooled and normalised features of a functional model, if any."""
+    pooled: Any = None
+    for layer in model.layers if hasattr(model, "_nodes_by_depth") else ():
+        is_norm_of_pooled = pooled is not None and layer.name == "output_norm"
+        if isinstance(layer, _POOLING) or is_norm_of_pooled:
+            pooled = layer
+    return pooled
 
 
 def embeddings(
@@ -75,20 +83,10 @@ def embeddings(
         ImageError: if one cannot be read.
     """
     vectors = embedding_model(model)
-    shape = getattr(images, "shape", ())
-    if len(shape) == 4 and np.issubdtype(np.asarray(images).dtype, np.floating):
+    if is_batch(images):
         found = vectors.predict(images, batch_size=batch_size, verbose=0)
         return np.asarray(found, "float32")
-    if transform is None:
-        description = vectors.image_description
-        if description is None:
-            raise ValueError(
-                "The model has no `image_description` by which images could be "
-                "prepared: set it, give `transform`, or pass a float array "
-                "(number, height, width, channels). "
-                f"Received: images of type {type(images).__name__}"
-            )
-        transform = description.prepare
+    transform = transform or preparing(description_of(vectors), images)
     positive_integer("batch_size", batch_size)
     images, found = list(images), []
     for start in range(0, len(images), batch_size):
@@ -101,3 +99,29 @@ def embeddings(
     if not found:
         return np.zeros((0, vectors.output_shape[-1]), "float32")
     return np.concatenate(found).astype("float32")
+
+
+def is_batch(images: Any) -> bool:
+    """Whether it is a float array of four axes, which a model takes as it is."""
+    shape = getattr(images, "shape", ())
+    return len(shape) == 4 and np.issubdtype(np.asarray(images).dtype, np.floating)
+
+
+def preparing(description: ImageDescription | None, images: Any) -> Any:
+    """What prepares images of any size for a model.
+
+    Args:
+        description: what the model knows of its images, or None.
+        images: for the error.
+
+    Raises:
+        ValueError: if it knows nothing.
+    """
+    if description is None:
+        raise ValueError(
+            "The model has no `image_description` by which images could be "
+            "prepared: set it, give `transform`, or pass a float array "
+            "(number, height, width, channels). "
+            f"Received: images of type {type(images).__name__}"
+        )
+    return description.prepare

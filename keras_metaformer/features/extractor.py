@@ -106,7 +106,7 @@ def feature_extractor(
             "`feature_extractor` takes a functional model. "
             f"Received: model={model!r} of type {type(model).__name__}"
         )
-    chosen = _chosen(model, levels)
+    chosen = chosen_layers(model, levels)
     image, outputs = _on_image(model, chosen, input_shape, prune)
     last = None if prune else outputs.pop(_own_output(model))
     for level, tensor in outputs.items():
@@ -156,7 +156,7 @@ def of_features(
     )
 
 
-def _chosen(
+def chosen_layers(
     model: keras.Model, levels: Sequence[str | int] | None
 ) -> dict[str, keras.layers.Layer]:
     """The layers that give the levels, by the names of the outputs."""

@@ -12,10 +12,25 @@ def nodes_of(model: keras.Model) -> list[Any]:
     the first, whichever model it is in.
 
     Returns:
-        Keras' nodes, each with `operation`, `input_tensors`, `outputs` and `arguments`.
+        Keras' nodes, each with `operation`, `input_tensors`, `outputs` and `arguments`,
+        in an order in which they can be run.
     """
-    graph: Any = getattr(model, "_functional", None) or model
-    return [node for nodes in graph._nodes_by_depth.values() for node in nodes]
+    by_depth = graph_of(model)._nodes_by_depth
+    return [
+        node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]
+    ]
+
+
+def graph_of(model: keras.Model) -> Any:
+    """The functional model that a sequential one is, once built; any other itself."""
+    return getattr(model, "_functional", None) or model
+
+
+def is_graph(layer: Any) -> bool:
+    """Whether it is a model whose calls are known: functional, or sequential."""
+    return isinstance(layer, keras.Model) and hasattr(
+        graph_of(layer), "_nodes_by_depth"
+    )
 
 
 def output_in(model: keras.Model, layer: keras.layers.Layer) -> Any:

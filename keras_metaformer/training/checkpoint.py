@@ -1,8 +1,10 @@
 """One file that holds all of a run, so that it goes on as if never interrupted."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
+from io import BufferedWriter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,13 @@ _SCALARS = (bool, int, float, str, type(None))
 #: Attributes that hold what a callback was given. `EarlyStopping` turns the sign of its
 #: `min_delta` when it first compares, and would do so once more after a restart.
 _NO_MEMORY = ("_model", "params", "min_delta")
+_SAFETENSORS_DTYPES = {
+    "bool": "BOOL",
+    "bfloat16": "BF16",
+    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
+    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
+}
 
 
 class CheckpointError(OSError):
@@ -26,42 +35,72 @@ class CheckpointError(OSError):
 
 
 def write_state(
-    path: Path, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]
+    path: Path,
+    arrays: Mapping[str, np.ndarray | keras.Variable],
+    about: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint under another name, then renames it into place.
 
     The bytes are on the disk before the name is: after a crash of the process or of the
-    machine the file is the old one or the new one, whole.
+    machine the file is the old one or the new one, whole. Variables are copied to the
+    host one by one, so that no second copy of a model is ever in memory.
 
     Args:
         path: the `.safetensors` file to write, in a folder that exists.
-        arrays: NumPy arrays of any shape and number type, bfloat16 included.
+        arrays: NumPy arrays or variables of any shape and number type, bfloat16
+            included.
         about: what JSON can hold.
 
     Raises:
         CheckpointError: if it cannot be written, on a full disk for one. What was there
             is there still.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     metadata = {"format": _FORMAT, "version": _VERSION, "about": json.dumps(about)}
     try:
-        with replacement(path, ".safetensors") as temporary:
-            save_file(
-                # safetensors reads the memory as it lies there.
-                {name: np.asarray(value, order="C") for name, value in arrays.items()},
-                temporary,
-                metadata=metadata,
-            )
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
+        with (
+            replacement(path, ".safetensors") as temporary,
+            temporary.open("wb") as stream,
+        ):
+            _write(stream, arrays, metadata)
+            stream.flush()
+            os.fsync(stream.fileno())
         _sync_folder(path.parent)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(
             f"Expected to write a checkpoint: {error}. What was there is unchanged. "
             f"Received: path={str(path)!r}"
         ) from error
+
+
+def _write(
+    stream: BufferedWriter,
+    arrays: Mapping[str, np.ndarray | keras.Variable],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write a `.safetensors` file, array by array.
+
+    safetensors' own `save_file` wants all arrays in memory at once.
+    """
+    dtypes = {name: _dtype(value) for name, value in arrays.items()}
+    # As safetensors does it: what is wide comes first, so that all are aligned.
+    order = sorted(arrays, key=lambda name: (-dtypes[name].itemsize, name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name in order:
+        shape, start = tuple(arrays[name].shape), end
+        end += math.prod(shape) * dtypes[name].itemsize
+        header[name] = {
+            "dtype": _SAFETENSORS_DTYPES[dtypes[name].name],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    stream.write(len(encoded).to_bytes(8, "little"))
+    stream.write(encoded)
+    for name in order:
+        value = np.asarray(_value(arrays[name]), order="C")
+        stream.write(value.reshape(-1).view("uint8").data)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -117,41 +156,44 @@ def _read(
     return arrays, json.loads(metadata["about"])
 
 
-def variables_as_arrays(
+def named_variables(
     groups: Mapping[str, Sequence[keras.Variable]],
-) -> dict[str, np.ndarray]:
-    """Copies the values of variables to NumPy arrays, by group, place and path.
+) -> dict[str, keras.Variable]:
+    """Variables by group, place and path.
 
     Args:
         groups: such as `{"model": model.variables}`. `model.variables` has the states
             of seed generators, which `model.weights` and `.keras` files leave out.
 
     Returns:
-        Arrays by names such as `"model/12 stage_0_block_0/..."`, of the variables'
-        dtypes. They may share the variables' memory.
+        Variables by names such as `"model/12 stage_0_block_0/..."`.
     """
     return {
-        f"{group}/{index} {variable.path}": _value(variable)
+        f"{group}/{index} {variable.path}": variable
         for group, variables in groups.items()
         for index, variable in enumerate(variables)
     }
 
 
-def _value(variable: keras.Variable) -> np.ndarray:
-    # Keras gives torch's bfloat16 as float32, which holds the same numbers.
-    return to_numpy(variable.value).astype(_dtype(variable), copy=False)
+def _value(value: np.ndarray | keras.Variable) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    # Older Keras gives torch's bfloat16 as float32, which holds the same numbers.
+    return to_numpy(value.value).astype(_dtype(value), copy=False)
 
 
-def _dtype(variable: keras.Variable) -> np.dtype:
+def _dtype(value: np.ndarray | keras.Variable) -> np.dtype:
     import ml_dtypes  # noqa: F401 - teaches NumPy the name bfloat16
 
-    return np.dtype(keras.backend.standardize_dtype(variable.dtype))
+    if isinstance(value, np.ndarray):
+        return value.dtype
+    return np.dtype(keras.backend.standardize_dtype(value.dtype))
 
 
 def assign_variables(
     groups: Mapping[str, Sequence[keras.Variable]], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """Give variables the values that `variables_as_arrays` found, all or none.
+    """Give variables the values that were written of `named_variables`, all or none.
 
     They are found by group and place, because Keras counts names up within a process,
     and checked by shape and dtype.

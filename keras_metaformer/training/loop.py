@@ -14,26 +14,13 @@ import numpy as np
 
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.training.checkpoint import (
-    CheckpointError,
     assign_variables,
     callback_state,
+    named_variables,
     read_state,
     restore_callback,
-    variables_as_arrays,
     write_state,
 )
-
-
-class Holder(Protocol):
-    """What holds state that is no variable of the model, as `WeightAverage` does."""
-
-    def get(self) -> list[np.ndarray]:
-        """The state."""
-        ...
-
-    def set(self, arrays: list[np.ndarray]) -> None:
-        """Takes the state that `get` gave."""
-        ...
 
 
 class Batches(Protocol):
@@ -106,8 +93,8 @@ class Loop:
         epochs: int. Epochs of the whole run.
         path: of the checkpoint. One that is there is gone on from.
         about: gives what the caller keeps in the checkpoint, as JSON can hold it.
-        holders: what holds further state, by name; the variables of the model, its
-            optimizer and its metrics are known.
+        variables: further variables to keep, by the name of their group; those of the
+            model, its optimizer and its metrics are known.
         callbacks: Keras callbacks. What they remember is kept (`callback_state`).
         movers: callbacks whose `on_train_batch_end` is called before all others, with
             no logs, so that none of them waits for the step: `AverageWeights`.
@@ -127,7 +114,7 @@ class Loop:
         epochs: int,
         path: Path,
         about: Callable[[], Mapping[str, Any]] = dict,
-        holders: Mapping[str, Holder] | None = None,
+        variables: Mapping[str, Sequence[keras.Variable]] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         movers: Sequence[keras.callbacks.Callback] = (),
         validate: Callable[[Callable[[], None]], Mapping[str, float]] | None = None,
@@ -143,13 +130,15 @@ class Loop:
         self.finished = False
         self.waited = 0.0
         self._about = about
-        self._holders = dict(holders or {})
+        self._variables = dict(variables or {})
         self._callbacks, self._movers = list(callbacks), list(movers)
         self._validate, self._on_step = validate, on_step
         self._interval = interval or Interval(seconds=600)
         self._seconds = seconds
         self._pending_metrics: dict[str, np.ndarray] | None = None
+        self._of_callbacks: dict[str, np.ndarray] = {}
         self._stop_reason: str | None = None
+        self._failure: Exception | None = None
         self._loss: Any = None
         self._looks_at_losses = True
         self._until: tuple[int, int] | None = None
@@ -163,6 +152,7 @@ class Loop:
         return {
             "model": self.classifier.variables,
             "optimizer": self.model.optimizer.variables,
+            **self._variables,
         }
 
     def save(self) -> None:
@@ -174,12 +164,10 @@ class Loop:
         if keras.backend.backend() == "jax":
             # During `fit` the variables are empty there, and the values in its hands.
             self.model.jax_state_sync()
-        arrays = variables_as_arrays(
+        arrays: dict[str, np.ndarray | keras.Variable] = {}
+        arrays |= named_variables(
             {**self._groups, "metrics": self.model.metrics_variables}
         )
-        for name, holder in self._holders.items():
-            held = enumerate(holder.get())
-            arrays |= {f"{name}/{place}": value for place, value in held}
         callbacks = []
         for place, callback in enumerate(self._callbacks):
             plain, found = callback_state(callback)
@@ -200,21 +188,16 @@ class Loop:
     def _load(self) -> dict[str, Any]:
         """Put everything but the callbacks where the checkpoint was written."""
         arrays, about = read_state(self.path)
-        self._arrays = arrays
-        groups = self._groups
-        held = {name: _numbered(arrays, f"{name}/") for name in self._holders}
-        missing = [name for name, values in held.items() if not values]
-        if missing:
-            raise CheckpointError(
-                f"Expected {missing} in the checkpoint. Received: {sorted(arrays)[:8]}"
-            )
-        assign_variables(groups, arrays)
-        for name, holder in self._holders.items():
-            holder.set(held[name])
+        assign_variables(self._groups, arrays)
         self.epoch, self.step = about["epoch"], about["step"]
         self.finished, self.history = about["finished"], list(about["history"])
-        # `fit` sets them to zero at the start of an epoch.
-        self._pending_metrics = arrays if self.step else None
+        # `fit` sets the metrics to zero when an epoch starts, and the callbacks have
+        # not begun yet.
+        metrics, self._of_callbacks = (
+            {name: each for name, each in arrays.items() if name.startswith(prefix)}
+            for prefix in ("metrics/", "callback/")
+        )
+        self._pending_metrics = metrics if self.step else None
         return about
 
     # The run
@@ -263,10 +246,11 @@ class Loop:
             prefix = f"callback/{place} "
             arrays = {
                 name.removeprefix(prefix): value
-                for name, value in self._arrays.items()
+                for name, value in self._of_callbacks.items()
                 if name.startswith(prefix)
             }
             restore_callback(callback, states[place], arrays)
+        self._of_callbacks = {}
 
     def _fit(self) -> None:
         steps = self.batches.steps_per_epoch
@@ -294,6 +278,10 @@ class Loop:
                 callbacks=self._hooks,  # pyright: ignore[reportArgumentType]
                 verbose=silent,
             )
+        except _errors_of_graphs() as error:
+            if self._failure is None:
+                raise
+            raise self._failure from error
         finally:
             # Another thread may be inside it still, TensorFlow's for one.
             with contextlib.suppress(ValueError):
@@ -307,7 +295,11 @@ class Loop:
             try:
                 while True:
                     begun = time.perf_counter()
-                    batch = next(source, None)
+                    try:
+                        batch = next(source, None)
+                    except (OSError, ValueError, RuntimeError) as error:
+                        self._failure = error
+                        raise
                     self.waited += time.perf_counter() - begun
                     if batch is None:
                         break
@@ -426,14 +418,13 @@ def _numbers(logs: Mapping[str, Any] | None) -> dict[str, float]:
     return {name: float(to_numpy(value)) for name, value in (logs or {}).items()}
 
 
-def _numbered(arrays: Mapping[str, np.ndarray], prefix: str) -> list[np.ndarray]:
-    """The arrays named by a prefix and a number, in the order of the numbers."""
-    found = {
-        int(name.removeprefix(prefix)): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
-    return [found[number] for number in sorted(found)]
+def _errors_of_graphs() -> tuple[type[Exception], ...]:
+    """What TensorFlow raises in the place of an error of the batches."""
+    if keras.backend.backend() != "tensorflow":
+        return ()
+    import tensorflow as tf
+
+    return (tf.errors.OpError,)
 
 
 class _Reached(Exception):

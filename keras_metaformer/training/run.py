@@ -109,6 +109,7 @@ def train(
     dtype: str | None = None,
     seed: int = 0,
     workers: int | None = None,
+    check_images: bool = True,
     checkpoint_every: str | int = "10m",
     time_limit: str | float | None = None,
     deterministic: bool = False,
@@ -153,6 +154,9 @@ def train(
         seed: of all that is random.
         workers: processes that prepare images; None for one for each core but one. The
             result is the same with any number.
+        check_images: bool. Whether every image is read before a run begins, for those
+            that cannot be read and those that are in both parts. Without it an image
+            that cannot be read ends the run when its turn comes.
         checkpoint_every: steps as an int, or a time such as `"10m"`.
         time_limit: after which the run ends with a checkpoint, such as `"2h"` or
             seconds; the same call goes on.
@@ -190,7 +194,7 @@ def train(
         model = model or recipe.model or DEFAULT_MODEL
 
         parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-        report = _checked(parts, about, workers, folder, say)
+        report = _checked(parts, about, check_images, workers, folder, say)
         training, held = report.training, report.validation
         assert held is not None
         recipe.updates_per_epoch(
@@ -364,7 +368,7 @@ class _Run:
                     "best": records.best,
                     "unreadable": self.unreadable,
                 },
-                holders={"average": average} if average else {},
+                variables={"average": average.variables} if average else {},
                 movers=[AverageWeights(average)] if average else (),
                 callbacks=[records, Lines(), *callbacks],
                 validate=validate,
@@ -672,6 +676,7 @@ def _parts_of_folder(data: Any) -> tuple[Path, Path] | None:
 def _checked(
     parts: tuple[Source, Source],
     about: Mapping[str, Any] | None,
+    check_images: bool,
     workers: int | None,
     folder: RunFolder,
     say: Callable[[str], None],
@@ -688,7 +693,7 @@ def _checked(
         return dataclasses.replace(
             report, unreadable=[tuple(pair) for pair in about["unreadable"]]
         )
-    report = check_sources(training, held, workers=workers)
+    report = check_sources(training, held, read_images=check_images, workers=workers)
     assert report.validation is not None
     counts = report.training.counts()
     say(

@@ -112,6 +112,10 @@ def train(
         int | None,
         typer.Option(min=0, help="Processes that prepare images; never a difference."),
     ] = None,
+    check_images: Annotated[
+        bool,
+        typer.Option(help="Read every image once before training."),
+    ] = True,
     checkpoint_every: Annotated[
         str, typer.Option(help="A time such as 10m, or a number of steps.")
     ] = "10m",
@@ -207,6 +211,7 @@ def train(
             dtype=None if dtype is None else str(dtype),
             seed=seed,
             workers=workers,
+            check_images=check_images,
             checkpoint_every=checkpoint_every,
             time_limit=time,
             deterministic=deterministic,

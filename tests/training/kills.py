@@ -1,11 +1,12 @@
 """A run that is killed again and again, beside one that is not.
 
 Run as `python -m tests.training.kills --kills 20 --folder /tmp/kills`, with
-KERAS_BACKEND set. Prints one line of JSON: how often each kill came after how many
-steps, and whether the two runs end alike, bit for bit.
+KERAS_BACKEND set. Prints one line of JSON: at which epoch and step the checkpoint was
+after each kill, and whether the two runs end alike, bit for bit.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -22,8 +23,16 @@ import numpy as np
 from keras_metaformer_lite.processes import python_command
 from tests.training.photographs import SETTINGS, small_model, write_digits
 
-_MAIN = "from keras_metaformer_lite.cli import main; main()"
+_MAIN = """
+from tests.training import without_tensorflow
+without_tensorflow.hide()
+from keras_metaformer_lite.cli import main
+main()
+"""
+_ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 600
+#: So many that twenty kills, each after some steps, find the run still going.
+EPOCHS = 16
 
 
 def command(folder: Path, output: Path, epochs: int, workers: int) -> list[str]:
@@ -63,7 +72,17 @@ def start(arguments: list[str]) -> subprocess.Popen:
         text=True,
         # A group of its own, as a shell gives; its workers are in it.
         start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.fspath(_ROOT)},
     )
+
+
+def wait_for_progress(process: subprocess.Popen, output: Path) -> float:
+    """Waits until a checkpoint is written, or the end; returns the seconds."""
+    begun, before = time.monotonic(), position(output)
+    while position(output) == before and process.poll() is None:
+        assert time.monotonic() - begun < _SECONDS
+        time.sleep(0.01)
+    return time.monotonic() - begun
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -71,21 +90,51 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors[-3000:]
 
 
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How long a run takes that nobody disturbs, in seconds.
+
+    Attributes:
+        start: from the start of the process to its first checkpoint.
+        steps: from there to its end.
+    """
+
+    start: float
+    steps: float
+
+
+def undisturbed(folder: Path, output: Path, epochs: int) -> Pace:
+    process = start(command(folder, output, epochs, workers=0))
+    until_first = wait_for_progress(process, output)
+    begun = time.monotonic()
+    finish(process)
+    return Pace(until_first, time.monotonic() - begun)
+
+
 def disturbed(
-    folder: Path, output: Path, epochs: int, kills: int, seed: int, numbers: list[int]
+    folder: Path,
+    output: Path,
+    epochs: int,
+    kills: int,
+    chance: random.Random,
+    numbers: list[int],
+    pace: Pace,
 ) -> list[Any]:
-    """Kills a run at random moments, each time after it has gone on; then ends it."""
-    chance = random.Random(seed)
+    """Kills a run at random moments, then lets it end.
+
+    One kill in four comes anywhere in the start of the process, the others after it
+    has gone on: in a step, in a checkpoint, in the validation, in a model's file.
+    """
     places = []
     for kill in range(kills):
-        before = position(output)
         process = start(command(folder, output, epochs, workers=kill % 3))
-        begun = time.monotonic()
-        while position(output) == before and process.poll() is None:
-            assert time.monotonic() - begun < _SECONDS
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.0, 0.4))
         number = numbers[kill % len(numbers)]
+        # Before that, Ctrl-C and SIGTERM end Python as they do without training.
+        if number == signal.SIGKILL and kill % 4 == 3:
+            time.sleep(chance.uniform(0.0, pace.start))
+        else:
+            wait_for_progress(process, output)
+            time.sleep(chance.uniform(0.0, pace.steps / kills))
         if process.poll() is None:
             # Ctrl-C reaches all of the group, the others the process alone.
             if number == signal.SIGINT:
@@ -94,9 +143,9 @@ def disturbed(
                 process.send_signal(number)
         _, errors = process.communicate(timeout=_SECONDS)
         assert process.returncode in (-number, 128 + number, 0), errors[-3000:]
-        places.append(position(output))
         if process.returncode == 0:
             break  # it was faster
+        places.append(position(output))
     finish(start(command(folder, output, epochs, workers=0)))
     return places
 
@@ -142,17 +191,27 @@ def weights_differ(first: Path, second: Path) -> list[str]:
 def compare(
     folder: Path, kills: int, epochs: int, seed: int, numbers: list[int]
 ) -> dict[str, Any]:
-    write_digits(folder / "photographs", classes=3, each=24)
+    """Trains undisturbed, and under so many signals, in as many runs as that takes."""
+    write_digits(folder / "photographs", classes=3, each=16)
     small_model(folder / "small.keras")
-    whole, killed = folder / "whole", folder / "killed"
-    finish(start(command(folder, whole, epochs, workers=0)))
-    places = disturbed(folder, killed, epochs, kills, seed, numbers)
+    whole = folder / "whole"
+    pace = undisturbed(folder, whole, epochs)
+    chance = random.Random(seed)
+    places: list[list[Any]] = []
+    different: list[str] = []
+    left: list[str] = []
+    while (missing := kills - sum(map(len, places))) > 0:
+        killed = folder / f"killed_{len(places)}"
+        assert len(places) < kills, "the runs end before they can be killed"
+        places.append(disturbed(folder, killed, epochs, missing, chance, numbers, pace))
+        different += differences(whole, killed) + weights_differ(whole, killed)
+        left += [path.name for path in killed.glob(".*")]
     return {
         "backend": os.environ["KERAS_BACKEND"],
-        "kills": len(places),
+        "kills": sum(map(len, places)),
         "checkpoints after the kills": places,
-        "different": differences(whole, killed) + weights_differ(whole, killed),
-        "left behind": [path.name for path in killed.glob(".*")],
+        "different": different,
+        "left behind": left,
     }
 
 
@@ -160,7 +219,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     shutil.rmtree(arguments.folder, ignore_errors=True)

@@ -69,6 +69,6 @@ def make_loop(path, batches=None, **options):
         variable.assign(value + spoil)
     average.set([value + spoil for value in averages])
     options.setdefault("interval", Interval(steps=2))
-    options["holders"] = {"average": average}
+    options["variables"] = {"average": average.variables}
     options["movers"] = [km.training.AverageWeights(average)]
     return Loop(model, model, batches or RandomBatches(), EPOCHS, path, **options)

@@ -1,5 +1,7 @@
 """The file that holds a run."""
 
+import weakref
+
 import keras
 import ml_dtypes
 import numpy as np
@@ -52,12 +54,38 @@ def test_a_disk_without_room_is_named(tmp_path):
         checkpoint.write_state(path, {}, {})
 
 
+def test_variables_are_copied_one_by_one(tmp_path, monkeypatch):
+    """No second copy of all of a model: the next is taken when one is written."""
+    variables = [
+        keras.Variable(np.full(2, place), dtype=dtype, trainable=False, name="weight")
+        for place, dtype in enumerate(("float32", "bfloat16", "int32"))
+    ]
+    held, most = [], []
+
+    def to_numpy(tensor):
+        value = np.array(keras.ops.convert_to_numpy(tensor))
+        held.append(weakref.ref(value))
+        most.append(sum(each() is not None for each in held))
+        return value
+
+    monkeypatch.setattr(checkpoint, "to_numpy", to_numpy)
+    path = tmp_path / "state.safetensors"
+    named = checkpoint.named_variables({"model": variables})
+    checkpoint.write_state(path, named, {})
+    assert len(most) == 3 and max(most) <= 2
+    found, _ = checkpoint.read_state(path)
+    assert found.keys() == named.keys()
+    for place, name in enumerate(named):
+        assert found[name].dtype == variables[place].dtype
+        assert found[name].tolist() == [place, place]
+
+
 def test_variables_are_checked_before_any_is_changed():
     first = keras.Variable(np.zeros(2, "float32"), name="first")
     second = keras.Variable(np.zeros(3, "float32"), name="second")
     groups = {"model": [first, second]}
-    arrays = checkpoint.variables_as_arrays(groups)
-    assert [name.partition(" ")[0] for name in arrays] == ["model/0", "model/1"]
+    named = checkpoint.named_variables(groups)
+    assert [name.partition(" ")[0] for name in named] == ["model/0", "model/1"]
     good = {"model/0 first": np.ones(2, "float32")}
     for wrong, message in (
         ({}, "missing"),

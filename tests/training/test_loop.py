@@ -1,5 +1,6 @@
 """A run that is stopped anywhere goes on bit for bit."""
 
+import itertools
 import os
 import signal
 
@@ -7,7 +8,9 @@ import keras
 import numpy as np
 import pytest
 
+from keras_metaformer.arrays import to_numpy
 from keras_metaformer.training import checkpoint, loop
+from keras_metaformer_lite.data.errors import DataError
 from tests.training.small_run import STEPS, RandomBatches, make_loop
 
 
@@ -154,26 +157,38 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_its_step(tmp_path):
         make_loop(old, seconds=0.0).run()
     replayed = make_loop(old, RandomBatches(bad=(1, 1)))
     replayed.replay(1, 1)
-    values = checkpoint.variables_as_arrays({"model": replayed.classifier.variables})
-    for name, value in values.items():
-        np.testing.assert_array_equal(value, arrays[name.partition(" ")[0]], name)
+    variables = {"model": replayed.classifier.variables}
+    for name, variable in checkpoint.named_variables(variables).items():
+        expected = arrays[name.partition(" ")[0]]
+        np.testing.assert_array_equal(to_numpy(variable.value), expected, name)
+
+
+def test_an_error_of_the_batches_is_raised_as_it_is(tmp_path):
+    class Failing(RandomBatches):
+        def epoch(self, epoch, start_step=0):
+            yield from itertools.islice(super().epoch(epoch, start_step), 2)
+            raise DataError("Cannot be read. Received: 'cat.jpg'")
+
+    path = tmp_path / "state.safetensors"
+    run = make_loop(path, Failing(), interval=loop.Interval(steps=1))
+    with pytest.raises(DataError, match=r"cat\.jpg"):
+        run.run()
+    assert _state(path)[1]["step"] == 2
 
 
 @pytest.mark.one_backend
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch, undisturbed):
-    import safetensors.numpy
-
     path = tmp_path / "state.safetensors"
-    write, written = safetensors.numpy.save_file, []
+    write, written = checkpoint._write, []
 
-    def save_file(arrays, target, metadata=None):
-        written.append(target)
+    def fail(stream, arrays, metadata):
+        written.append(stream)
         if len(written) == 3:
-            target.write_bytes(b"half of it")
+            stream.write(b"half of it")
             raise OSError(28, "No space left on device")
-        write(arrays, target, metadata=metadata)
+        write(stream, arrays, metadata)
 
-    monkeypatch.setattr(safetensors.numpy, "save_file", save_file)
+    monkeypatch.setattr(checkpoint, "_write", fail)
     with pytest.raises(checkpoint.CheckpointError, match="No space left"):
         make_loop(path, callbacks=[_patience()]).run()
     assert [file.name for file in tmp_path.iterdir()] == ["state.safetensors"]

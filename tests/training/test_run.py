@@ -415,14 +415,30 @@ def test_unreadable_images_are_left_out_and_named(photographs, tmp_path, monkeyp
     said = []
     parts = run._open_parts(data, None, 0.2, None, None, 0)
     folder = run_folder.RunFolder(tmp_path)
-    report = run._checked(parts, None, 0, folder, said.append)
+    report = run._checked(parts, None, True, 0, folder, said.append)
     assert len(report.training) == 132
     assert "broken.png" in (tmp_path / "unreadable.csv").read_text("utf-8")
     assert any("unreadable.csv" in line for line in said)
     # A run that goes on leaves the same out, without reading.
     about = {"unreadable": [list(pair) for pair in report.unreadable]}
-    again = run._checked(parts, about, 0, folder, said.append)
+    again = run._checked(parts, about, True, 0, folder, said.append)
     assert run._data_identity(again.training) == run._data_identity(report.training)
+
+
+@pytest.mark.one_backend
+def test_images_that_were_not_checked_end_the_run_when_their_turn_comes(
+    photographs, tmp_path
+):
+    data = tmp_path / "data"
+    shutil.copytree(photographs, data, ignore=shutil.ignore_patterns("*.keras"))
+    for path in (data / "train" / "digit_1").iterdir():
+        path.write_bytes(b"no picture")
+    command = _command(photographs, tmp_path / "run", "--no-check-images")
+    command[1] = str(data)
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2, result.output
+    assert "digit_1" in result.output and "72 training and 36" in result.output
+    assert not list((tmp_path / "run").glob("unreadable.csv"))
 
 
 @pytest.mark.one_backend

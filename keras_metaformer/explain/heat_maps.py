@@ -1,0 +1,106 @@
+"""Maps over images: how much each place has to do with an answer."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_metaformer.explain.results import SEQUENTIAL, Result, short
+
+_COLUMNS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class HeatMaps(Result):
+    """Maps of one method over images.
+
+    Attributes:
+        images: uint8 `(batch, height, width, 3)`, to be looked at.
+        maps: float32 `(batch, height, width)` from 0 to 1, the largest of each image,
+            at the size of the image; all 0 where nothing speaks for the target.
+        coarse: float32 `(batch, rows, columns)`, as they were computed.
+        method: what computed them.
+        layer: path of the layer whose map it is, or None.
+        labels: what was explained, image by image.
+    """
+
+    reading: ClassVar[str] = (
+        "Bright places speak for the answer that stands above the picture. The map has "
+        "one value for each place of the layer's map, stretched to the image: its "
+        "edges are not those of things. It shows where, not what the model sees there, "
+        "and nothing of what would change its answer."
+    )
+
+    images: np.ndarray
+    maps: np.ndarray
+    coarse: np.ndarray
+    method: str
+    layer: str | None
+    labels: tuple[str, ...]
+
+    @property
+    def size(self) -> tuple[float, float]:
+        columns = min(len(self.images), _COLUMNS)
+        rows = -(-len(self.images) // _COLUMNS)
+        return max(2.0 * columns, 3.0), 2.3 * rows
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return {"maps": self.maps, "coarse": self.coarse}
+
+    def draw(self, figure: Any) -> None:
+        grid: Any = figure.subplots(
+            -(-len(self.images) // _COLUMNS),
+            min(len(self.images), _COLUMNS),
+            squeeze=False,
+        )
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for axes, picture, heat, label in zip(
+            grid.flat, self.images, self.maps, self.labels, strict=False
+        ):
+            overlay(axes, picture, heat)
+            axes.set_title(short(label), fontsize=8, pad=3)
+
+
+def overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
+    """Draw a map over a picture, of which brightness alone is left.
+
+    Args:
+        axes: matplotlib's.
+        picture: uint8 `(height, width, 3)`.
+        heat: float `(height, width)` from 0 to 1.
+    """
+    import matplotlib
+
+    grey = picture.mean(axis=-1, keepdims=True) / 255
+    colours = matplotlib.colormaps[SEQUENTIAL](heat)[..., :3]
+    axes.imshow(np.clip(0.45 * grey + 0.55 * colours, 0, 1))
+    axes.set_axis_off()
+
+
+def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps at another size, linear between the middles of their places.
+
+    Args:
+        maps: float `(batch, rows, columns)`.
+        size: height and width.
+
+    Returns:
+        float32 `(batch, height, width)`.
+    """
+    rows = _interpolation(maps.shape[1], size[0])
+    columns = _interpolation(maps.shape[2], size[1])
+    return np.einsum("yr,brc,xc->byx", rows, maps, columns, optimize=True).astype(
+        "float32"
+    )
+
+
+def _interpolation(before: int, after: int) -> np.ndarray:
+    """Weights `(after, before)` of linear interpolation."""
+    places = (np.arange(after) + 0.5) * before / after - 0.5
+    places = np.clip(places, 0, before - 1)
+    left = np.minimum(places.astype(int), max(before - 2, 0))
+    weights = np.zeros((after, before))
+    weights[np.arange(after), left] = 1 - (places - left)
+    weights[np.arange(after), np.minimum(left + 1, before - 1)] += places - left
+    return weights

@@ -1,0 +1,62 @@
+import csv
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from examples import ablations
+
+
+@pytest.mark.one_backend
+def test_a_table_is_trained_written_and_drawn(tmp_path):
+    rows = ablations.measure("biases", seeds=2, epochs=1, samples=64)
+    assert [row.form.name for row in rows] == ["without", "with"]
+    assert [len(row.accuracies) for row in rows] == [2, 2]
+    assert rows[0].parameters < rows[1].parameters
+    said = ablations.text(rows)
+    assert "83.6" in said and "83.5" in said and " ± " in said
+    ablations.write_csv(rows, tmp_path / "rows.csv")
+    with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as file:
+        found = list(csv.DictReader(file))
+    assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
+    ablations.draw([rows], tmp_path / "chart.png")
+    with Image.open(tmp_path / "chart.png") as image:
+        assert image.width > 500 and len(set(image.convert("L").tobytes())) > 20
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("name", ablations.TABLES)
+def test_forms_of_a_table_are_different_models(name):
+    """In their weights or, from the same weights, in their answers."""
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    answers = []
+    for form in ablations.TABLES[name].forms:
+        keras.utils.set_random_seed(0)
+        model = form.build(0)
+        # What starts at zero or one is moved, so that all that acts is seen to.
+        model.set_weights([each + 0.05 for each in model.get_weights()])
+        trained = sum(int(np.prod(each.shape)) for each in model.trainable_weights)
+        answers.append((trained, model.predict(images, verbose=0)))
+    for (one, first), (other, second) in itertools.combinations(answers, 2):
+        assert one != other or not np.allclose(first, second, atol=1e-7)
+
+
+@pytest.mark.backend_independent
+def test_nothing_is_said_that_the_seeds_do_not_allow():
+    form = ablations.TABLES["biases"].forms[0]
+
+    def row(*accuracies):
+        return ablations.Measured("biases", form, 1, accuracies)
+
+    first = row(0.90, 0.92, 0.94)
+    surely = row(0.80, 0.821, 0.839)
+    difference, half = surely.difference(first, 1)
+    assert difference == pytest.approx(-0.1) and 0 < half < 0.01
+    assert ablations.verdict(difference, half) == "worse"
+    # The more is compared, the wider.
+    assert surely.difference(first, 4)[1] > half
+    hardly = row(0.95, 0.91, 0.93)
+    assert ablations.verdict(*hardly.difference(first, 1)) == "not told apart"
+    assert ablations.verdict(*row(0.1).difference(row(0.9), 1)) == "not told apart"
