@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("tensorflow", "jax", "torch")
 #: A process comes to hold gigabytes of compiled models, so not as many as cores.
 PROCESSES = min(4, max(2, os.cpu_count() or 1))
+#: What runs once runs on torch if it is among them: it compiles nothing.
+ONCE = ("torch", "tensorflow", "jax")
 # pytest's closing line, as in "== 3 passed, 1 skipped in 0.02s ==".
 _CLOSING_LINE = re.compile(r"=+ .*\b(passed|failed|error|errors|deselected|ran)\b.* =+")
 
@@ -61,9 +63,11 @@ def main() -> int:
     )
     arguments, pytest_arguments = parser.parse_known_args()
 
+    once = min(arguments.backends, key=ONCE.index)
+
     def select(backend: str) -> str:
         left_out = [] if arguments.large else ["large"]
-        if backend != arguments.backends[0]:
+        if backend != once:
             # What runs no model is the same on every backend: once is enough.
             left_out.append("backend_independent")
             if not arguments.large:

@@ -32,7 +32,8 @@ def main(folder: Path) -> None:
                 "The model cannot be loaded on the TensorFlow backend, which has the "
                 "converters. Classes of your own must stand in a module that can be "
                 "imported, with @keras.saving.register_keras_serializable(). "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {error}. "
+                f"Received: classes of the modules {request['modules']}"
             ) from error
         answer = {"result": convert_into(model, request, folder).name}
     except ExportError as error:

@@ -78,7 +78,7 @@ def run_on_tensorflow(
             f"which ended with status {child.returncode}. TensorFlow must be "
             "installed (`pip install keras-metaformer[export]`), and classes of "
             "your own be importable there. The child's last words:\n"
-            + child.stderr[-2000:]
+            f"{child.stderr[-2000:]}\nReceived: model={model.name!r}"
         )
     return folder / said["result"]
 

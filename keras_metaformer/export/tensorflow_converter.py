@@ -71,7 +71,7 @@ def _export(model: keras.Model, path: Path, form: str) -> None:
     except Exception as error:  # The exporters raise many kinds.
         raise ExportError(
             f"Keras cannot export the model to {form!r}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}. Received: model={model.name!r}"
         ) from error
 
 
@@ -104,12 +104,10 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
         result = value.computed()
         return tf.nn.softmax(result) if add_softmax else result
 
+    function = run.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
-        function = run.get_concrete_function()
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [function], tf.Module()
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         with _quiet():
             content = converter.convert()
     except Exception as error:  # The converter raises many kinds.
@@ -138,7 +136,7 @@ def _without_softmax(model: keras.Model) -> list[Any]:
     last, tensor = last_operation(model)
     if tensor is None:
         raise ExportError(
-            "Logits can be had of functional and sequential models. "
+            "Expected a functional or sequential model for `output='logits'`. "
             f"Received: model={model.name!r} of type {type(model).__name__}"
         )
     before = keras.Model(model.inputs, tensor)
@@ -148,8 +146,8 @@ def _without_softmax(model: keras.Model) -> list[Any]:
         return [before]
     if not isinstance(last, keras.layers.Dense):
         raise ExportError(
-            "Logits can be had of a model that ends in a Dense layer with softmax, or "
-            f"in a softmax. Received: a model that ends in {type(last).__name__}"
+            "Expected a model that ends in a softmax, or a Dense layer with one, for "
+            f"`output='logits'`. Received: a model that ends in {type(last).__name__}"
         )
     linear = keras.layers.Dense.from_config(
         {**last.get_config(), "activation": "linear"}
@@ -173,7 +171,8 @@ def _explanation(model: keras.Model, error: Exception) -> str:
     if unknown:
         message += f" Layers that the package does not know: {', '.join(unknown)}."
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{message} {type(error).__name__}: {lines[0] if lines else ''}"
+    said = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{message} {said}. Received: model={model.name!r}"
 
 
 @contextlib.contextmanager

@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class PositionEmbedding(keras.layers.Layer):
+class PositionEmbedding(ConfiguredLayer):
     """Learned positions: `y = x + e` with a vector `e` of its own for every token.
 
     It ties a model to one image size, or one length of its sequences.
@@ -59,8 +60,3 @@ class PositionEmbedding(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(initializer=keras.initializers.serialize(self.initializer))
-        return config

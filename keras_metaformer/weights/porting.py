@@ -178,9 +178,8 @@ def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
     ):
         return (resize_tokens[0], resize_tokens[1])
     raise ValueError(
-        "Resizing token matrices is asked for by True, or by the (height, width) of "
-        "the images that they are for, in pixels, where those are not square. "
-        f"Received: {resize_tokens!r}"
+        "`resize_tokens` must be a bool, or the (height, width) in pixels of the "
+        f"images that the weights are for. Received: resize_tokens={resize_tokens!r}"
     )
 
 

@@ -12,19 +12,13 @@ import pytest
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.export import ExportError, convert, to_onnx, to_saved_model
 from keras_metaformer_lite.litert import files
-from tests.export.models import hierarchical
+from tests.export.models import hierarchical, tiny_model
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 ON_TENSORFLOW = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow",
     reason="elsewhere a child process does it, which one model shows",
 )
-
-
-def _tiny_model(classes=2):
-    image = keras.Input((4, 4, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(image)
-    return keras.Model(image, keras.layers.Dense(classes)(pooled))
 
 
 def test_onnx_of_a_model_that_was_never_called(tmp_path):
@@ -45,7 +39,7 @@ def test_saved_model_with_the_signature_of_tensorflow_serving(tmp_path):
     import tensorflow as tf
 
     model = hierarchical()
-    to_saved_model(_tiny_model(), tmp_path / "model")
+    to_saved_model(tiny_model(), tmp_path / "model")
     path = to_saved_model(model, tmp_path / "model")
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     ((name, _),) = serve.structured_input_signature[1].items()
@@ -102,7 +96,7 @@ def test_saved_models_replace_nothing_else(make, message, tmp_path, monkeypatch)
     before = _tree(tmp_path)
     monkeypatch.setattr(convert, "run_on_tensorflow", None)
     with pytest.raises(ValueError, match=f"{message}.*Received: path="):
-        to_saved_model(_tiny_model(), tmp_path / "target")
+        to_saved_model(tiny_model(), tmp_path / "target")
     assert _tree(tmp_path) == before
 
 
@@ -111,11 +105,11 @@ def test_the_working_directory_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (".", tmp_path, ""):
         with pytest.raises(ValueError, match="working directory"):
-            to_saved_model(_tiny_model(), path)
+            to_saved_model(tiny_model(), path)
     (tmp_path / "variables").mkdir()
     monkeypatch.chdir(tmp_path / "variables")
     with pytest.raises(ValueError, match="working directory"):
-        to_saved_model(_tiny_model(), tmp_path)
+        to_saved_model(tiny_model(), tmp_path)
     assert (tmp_path / "saved_model.pb").read_text() == "graph"
 
 
@@ -123,11 +117,11 @@ def test_files_do_not_replace_folders(tmp_path):
     (tmp_path / "photograph.jpg").write_text("dear")
     for path in (tmp_path, "."):
         with pytest.raises(ValueError, match="must be a file"):
-            to_onnx(_tiny_model(), path)
+            to_onnx(tiny_model(), path)
     with pytest.raises(ValueError, match="device"):
-        to_onnx(_tiny_model(), os.devnull)
+        to_onnx(tiny_model(), os.devnull)
     with pytest.raises(ValueError, match=r"photograph\.jpg' is not"):
-        to_onnx(_tiny_model(), tmp_path / "photograph.jpg" / "model.onnx")
+        to_onnx(tiny_model(), tmp_path / "photograph.jpg" / "model.onnx")
     assert _tree(tmp_path) == {"photograph.jpg": b"dear"}
 
 

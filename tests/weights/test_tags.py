@@ -86,6 +86,7 @@ class TestHead:
         assert model.output_shape == (None, *grid, 512)
         assert_holds(model, content, SAIL, but=("head.",))
 
+    @pytest.mark.one_backend
     def test_features_are_those_below_the_head(self):
         place("PoolFormerV2S12", "imagenet")
         options = {"source": "official", "input_shape": (64, 64, 3)}
@@ -172,7 +173,10 @@ class TestImageSize:
     @pytest.mark.parametrize(
         ("constructor", "tag", "naming"),
         [
-            ("ResMLP12", "imagenet", "facebookresearch/deit"),
+            pytest.param(
+                *("ResMLP12", "imagenet", "facebookresearch/deit"),
+                marks=pytest.mark.one_backend,
+            ),
             pytest.param("MLPMixerS32", "imagenet_gsam", synthetic.GOOGLE, marks=ONCE),
             pytest.param("GMLPS16", "imagenet", "timm", marks=ONCE),
         ],

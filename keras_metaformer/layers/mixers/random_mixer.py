@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
 from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class RandomMixer(keras.layers.Layer):
+class RandomMixer(ConfiguredLayer):
     """Random token mixer: `y = R x` with a frozen random matrix over the tokens.
 
     `R = softmax(U)` row by row, `U` uniform in [0, 1), of shape `(tokens, tokens)` with
@@ -66,8 +67,3 @@ class RandomMixer(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(seed=self.seed)
-        return config

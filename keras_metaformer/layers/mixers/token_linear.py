@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.initializers import make_initializer, truncated_normal
 from keras_metaformer.layers.validation import positive_integer
 
@@ -32,7 +33,7 @@ def adapted_tokens(adapt: Callable[..., np.ndarray]) -> Iterator[None]:
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class TokenLinear(keras.layers.Layer):
+class TokenLinear(ConfiguredLayer):
     """Linear layer over the tokens: `y[u, c] = sum_t kernel[t, u] x[t, c] + bias[u]`.
 
     Example:
@@ -110,15 +111,3 @@ class TokenLinear(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.units, input_shape[2])
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            units=self.units,
-            input_grid=self.input_grid,
-            output_grid=self.output_grid,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-            use_bias=self.use_bias,
-        )
-        return config
