@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,12 @@ def _seed() -> None:
     keras.utils.set_random_seed(20111418)
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what imports and the list of tests have made out of the collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory():
     """Drops the models of a test module, which Keras' global state keeps alive."""
@@ -32,3 +39,27 @@ def _free_memory():
     # would look through all of it each time: seconds, after some thousand tests.
     gc.collect()
     gc.freeze()
+
+
+def pytest_make_parametrize_id(config: Any, val: Any, argname: str) -> str | None:
+    """Names a case by what is in it, `classes=7`, where pytest would count: `options3`.
+
+    None leaves texts and numbers, which are their own names, to pytest.
+    """
+    if isinstance(val, dict):
+        return (
+            ",".join(f"{key}={_name_of(value)}" for key, value in val.items()) or "{}"
+        )
+    if isinstance(val, (tuple, list)):
+        return ",".join(map(_name_of, val)) or "()"
+    return None
+
+
+def _name_of(value: Any) -> str:
+    name = getattr(value, "__name__", None)
+    if name is None and hasattr(value, "shape"):
+        name = f"{value.dtype}{tuple(value.shape)}"
+    text = str(value) if name is None else name
+    return (
+        text if len(text) <= 40 and " object at " not in text else type(value).__name__
+    )

@@ -81,8 +81,9 @@ def open_for(
         source = open_source(data, split=split)
         if len(source.class_names) != classes:
             raise DataError(
-                f"The model tells {classes} classes apart and does not name them; the "
-                f"data has {len(source.class_names)}."
+                f"The model tells {classes} classes apart, which it does not name: "
+                "expected data of as many. "
+                f"Received: {len(source.class_names)} classes"
             )
         return source
     own = open_source(data, split=split)

@@ -7,6 +7,8 @@ import pytest
 from tests.training import kills
 
 
+# On each backend test_loop.py goes on from any step within one process.
+@pytest.mark.one_backend
 def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path):
     found = kills.compare(tmp_path, kills=1, epochs=1, seed=0, numbers=[signal.SIGKILL])
     assert found["kills"] == 1
