@@ -24,6 +24,7 @@ from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
 from scripts import draw_blocks, draw_charts, draw_reported
+from tests.sharing.loopback_hub import loopback_hub
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
 
@@ -139,6 +140,13 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch):
+    """What the pages save to the Hugging Face hub goes to one on loopback."""
+    with loopback_hub(monkeypatch, tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
 @ONCE
 def test_every_block_is_of_a_language_that_is_checked_here():
     seen = {
@@ -161,7 +169,7 @@ def test_toml_is_a_recipe(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
-def test_python_runs_to_its_end(page, files):
+def test_python_runs_to_its_end(page, files, hub):
     namespace: dict[str, Any] = {
         "dataset": Images(),
         "MyMixer": MyMixer,
