@@ -93,7 +93,7 @@ def _read_docstring(
 def _name_levels(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
 ) -> None:
-    """Furo's captions in the sidebar are headings: of what level, for screen readers."""
+    """Captions in furo's sidebar are headings: of what level, for screen readers."""
     tree = context.get("furo_navigation_tree", "")
     level = 'role="heading" aria-level="2"'
     context["furo_navigation_tree"] = tree.replace('role="heading"', level)
