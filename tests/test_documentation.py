@@ -23,7 +23,8 @@ from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
-from scripts import draw_reported
+from scripts import draw_blocks, draw_charts, draw_reported
+from tests.sharing.loopback_hub import loopback_hub
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
 
@@ -148,6 +149,13 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def hub(tmp_path_factory, monkeypatch):
+    """What the pages save to the Hugging Face hub goes to one on loopback."""
+    with loopback_hub(monkeypatch, tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
 @ONCE
 def test_every_block_is_of_a_language_that_is_checked_here():
     seen = {
@@ -170,7 +178,7 @@ def test_toml_is_a_recipe(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", pages_with("python"))
-def test_python_runs_to_its_end(page, files):
+def test_python_runs_to_its_end(page, files, hub):
     namespace: dict[str, Any] = {
         "dataset": Images(),
         "MyMixer": MyMixer,
@@ -272,6 +280,12 @@ def test_what_is_reported_names_its_source_and_is_what_the_catalogue_says():
             name = row["model"].replace("-", "")
             assert catalogue.find(name, "imagenet").top1 == float(row["top1_percent"])
             assert float(row["macs_billions"]) == pytest.approx(macs[name], rel=0.04)
+
+
+@ONCE
+@pytest.mark.parametrize("script", [draw_blocks, draw_charts])
+def test_drawings_are_current(script):
+    assert script.main(["--check"]) == 0, f"run python -m {script.__name__}"
 
 
 @ONCE

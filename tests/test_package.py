@@ -35,7 +35,7 @@ ALLOWED = {
     "demo": {"layers", "models", "data", "export"},
     "features": {"layers", "blocks", "models"},
     "explain": {"layers", "models", "features"},
-    "sharing": {"layers", "models", "weights"},
+    "sharing": {"layers", "blocks", "models", "weights"},
     "hub": {"layers", "models", "features"},
     "inference": {"layers", "blocks", "models"},
     "export": {"layers", "blocks", "models", "inference"},

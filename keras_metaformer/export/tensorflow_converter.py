@@ -20,7 +20,7 @@ from keras_metaformer.export.options import (
     ends_in_softmax,
     last_operation,
 )
-from keras_metaformer.inference.folding import LayerCopyError, fold, is_graph
+from keras_metaformer.export.prepared import folded, input_signature
 from keras_metaformer.layers import fast_paths
 from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
@@ -35,7 +35,8 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
 
     Args:
         model: the model, which stays as it is.
-        request: `form`: `"tflite"`, `"onnx"` or `"tf_saved_model"`. With the first, the
+        request: `form`: `"tflite"`, `"onnx"`, `"tf_saved_model"` or `"openvino"`, whose
+            weights stand beside the result, in `result.bin`. With the first, the
             fields of `GraphOptions` as `options`.
         folder: where to.
 
@@ -46,7 +47,7 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
         ExportError: if the model cannot be converted.
     """
     form = request["form"]
-    result = folder / f"result.{form}"
+    result = folder / f"result.{'xml' if form == 'openvino' else form}"
     with _LOCK:
         if form == "tflite":
             content = tflite_of(model, GraphOptions(**request["options"]))
@@ -57,17 +58,12 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
 
 
 def _export(model: keras.Model, path: Path, form: str) -> None:
-    model = _folded(model)
-    # Keras refuses a model that was never called, unless told what it takes.
-    signature = [
-        keras.InputSpec(shape=image.shape, dtype=image.dtype, name=image.name)
-        for image in model.inputs
-    ]
+    model = folded(model)
     options: dict[str, Any] = {"format": form, "verbose": False}
-    options["input_signature"] = signature
+    options["input_signature"] = input_signature(model)
     try:
         with fast_paths.switched(False):  # Plain operations, for every reader.
-            model.export(path, **options)
+            model.export(str(path), **options)
     except Exception as error:  # The exporters raise many kinds.
         raise ExportError(
             f"Keras cannot export the model to {form!r}: "
@@ -81,7 +77,7 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
     Raises:
         ExportError: if the model cannot be converted to TFLite's own operators.
     """
-    model = _folded(model)
+    model = folded(model)
     probabilities = ends_in_softmax(model)
     parts: list[Any] = [model]
     if options.output == "logits" and probabilities:
@@ -116,16 +112,6 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
     output = "probabilities" if probabilities or add_softmax else "logits"
     file.name_signature(SIGNATURE, "image", output)
     return file.content()
-
-
-def _folded(model: keras.Model) -> keras.Model:
-    """The model folded, or as it is where layers of the user's cannot be copied."""
-    if not is_graph(model):
-        return model
-    try:
-        return fold(model)
-    except LayerCopyError:
-        return model
 
 
 def _without_softmax(model: keras.Model) -> list[Any]:

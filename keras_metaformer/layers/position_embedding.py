@@ -2,12 +2,12 @@
 
 import keras
 
-from keras_metaformer.layers.configured_layer import ConfiguredLayer
+from keras_metaformer.layers.token_weights import OverTokens, TokenWeights
 from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class PositionEmbedding(ConfiguredLayer):
+class PositionEmbedding(TokenWeights):
     """Learned positions: `y = x + e` with a vector `e` of its own for every token.
 
     It ties a model to one image size, or one length of its sequences.
@@ -40,9 +40,6 @@ class PositionEmbedding(ConfiguredLayer):
 
     makes_own_output = True
 
-    #: Tells a builder to ask for a known height and width even without the top.
-    needs_static_size = True
-
     def __init__(self, initializer="zeros", **kwargs):
         super().__init__(**kwargs)
         self.initializer = keras.initializers.get(initializer)
@@ -57,6 +54,9 @@ class PositionEmbedding(ConfiguredLayer):
 
     def call(self, inputs):
         return inputs + self.embeddings
+
+    def over_tokens(self, variable):
+        return OverTokens(is_map=len(variable.shape) == 3)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -18,7 +18,7 @@ from tests.small_models import FAMILIES, build_small, metaformer
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 #: One of each kind of graph, for CI.
 REPRESENTATIVES = ("resmlp", "poolformerv2")
-#: Families whose late maps do not always say where their evidence came from, by what was
+#: Families whose late maps do not always say where their evidence came from, as was
 #: measured (`docs/explain.md`), and the methods of which that was seen.
 NOT_ALWAYS: dict[str, tuple[str, ...]] = {
     "mlp_mixer": ("layer_cam",),

@@ -207,13 +207,16 @@ class TestImageSize:
         assert_holds(model, content, naming)
 
     @ONCE
-    def test_randformers_frozen_matrices_are_tied_to_their_size(self):
+    def test_randformers_frozen_matrices_are_interpolated_if_asked(self):
         place("RandFormerS12", "imagenet")
-        for interpolation in (False, True):
-            with pytest.raises(ValueError, match="224 x 224 pixels"):
-                km.RandFormerS12(
-                    input_shape=(256, 256, 3), token_interpolation=interpolation
-                )
+        with pytest.raises(ValueError, match="224 x 224 pixels"):
+            km.RandFormerS12(input_shape=(256, 256, 3))
+        with pytest.warns(UserWarning, match="from maps of 14 x 14 tokens"):
+            model: Any = km.RandFormerS12(
+                input_shape=(256, 256, 3), token_interpolation=True
+            )
+        block = model.get_layer("stage_2_block_0")
+        assert block.token_mixing.transform.random_matrix.shape == (256, 256)
 
 
 @ONCE
