@@ -62,10 +62,11 @@ def check(name: str, python: str, folder: Path) -> tuple[float, float]:
     there = np.load(folder / "there" / "logits.npy")
     back: Any = km.load(folder / "back")
     largest = np.abs(expected).max()
-    return tuple(
+    there, back = (
         float(np.abs(found - expected).max() / largest)
         for found in (there, back.predict(images, verbose=0))
     )
+    return there, back
 
 
 def main() -> None:

@@ -120,8 +120,8 @@ def run(
     model.fit(
         train.images[:whole].astype("float32"),
         {"boxes": train.boxes[:whole], "labels": train.labels[:whole]},
-        batch,
-        epochs,
+        batch_size=batch,
+        epochs=epochs,
         verbose=2,
     )
     return before, mean_average_precision(model, test)

@@ -112,7 +112,7 @@ def precision(vectors: np.ndarray, labels: np.ndarray, number: int = 5) -> float
 
 
 def run(
-    output: Path, epochs: int = 6, samples: int | None = None, held_out: int = 360
+    output: Path, epochs: int = 12, samples: int | None = None, held_out: int = 360
 ) -> tuple[float, float]:
     """The precision among held-out digits before training and after."""
     keras.utils.set_random_seed(0)
@@ -142,7 +142,8 @@ PAGE = """<!DOCTYPE html>
   button { border: 1px solid #ccc; border-radius: 6px; background: #fafafa;
            padding: 4px;
            font: inherit; font-size: .75rem; color: inherit; cursor: pointer;
-           min-width: 0; overflow-wrap: anywhere; }
+           min-width: 0; overflow-wrap: anywhere;
+           display: grid; align-content: start; justify-items: center; }
   button:hover, button:focus-visible { outline: 3px solid #1f4e79; }
   img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; }
   #near { border-bottom: 1px solid #ccc; padding-bottom: 12px; min-height: 10rem; }
@@ -190,7 +191,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?")
     parser.add_argument("--model", default="CAFormerS18", help="name or .keras file")
     parser.add_argument("--output", type=Path, default=Path("neighbours.html"))
-    parser.add_argument("--epochs", type=int, default=6, help="on digits")
+    parser.add_argument("--epochs", type=int, default=12, help="on digits")
     arguments = parser.parse_args()
     if arguments.folder is None:
         before, after = run(arguments.output, arguments.epochs)
