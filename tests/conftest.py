@@ -56,10 +56,13 @@ def pytest_make_parametrize_id(config: Any, val: Any, argname: str) -> str | Non
 
 
 def _name_of(value: Any) -> str:
-    name = getattr(value, "__name__", None)
-    if name is None and hasattr(value, "shape"):
-        name = f"{value.dtype}{tuple(value.shape)}"
-    text = str(value) if name is None else name
-    return (
-        text if len(text) <= 40 and " object at " not in text else type(value).__name__
-    )
+    """The same in every process: without addresses, sets in order."""
+    if hasattr(value, "__name__"):
+        return value.__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{tuple(value.shape)}"
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    text = str(value)
+    is_name = len(text) <= 40 and " at 0x" not in text
+    return text if is_name else type(value).__name__

@@ -109,7 +109,8 @@ class Composite(LayerWithParts):
 
     A flow asks nothing of `x`; what depends on shapes is decided in `build`.
 
-    Every part is named after its attribute. Give parts the layer's dtype policy.
+    Every part is named after its attribute. Give parts the layer's dtype policy. The
+    config has the constructor's arguments, each kept as the attribute of its name.
 
     Example:
 

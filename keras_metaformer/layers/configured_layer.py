@@ -49,8 +49,7 @@ def kept_arguments(thing: Any, base: type) -> dict[str, Any]:
     return config
 
 
-@functools.cache
-def arguments_of(kind: Any, base: type) -> dict[str, Any]:
+def arguments_of(kind: Any, base: Any) -> dict[str, Any]:
     """What a constructor takes, its bases' arguments included.
 
     Args:
@@ -60,6 +59,11 @@ def arguments_of(kind: Any, base: type) -> dict[str, Any]:
     Returns:
         The class that takes it, by the name of the argument.
     """
+    return _arguments_of(kind, base)
+
+
+@functools.cache
+def _arguments_of(kind: Any, base: Any) -> dict[str, Any]:
     owners: dict[str, Any] = {}
     fixed: set[str] = set()
     for each in kind.__mro__[: kind.__mro__.index(base)]:

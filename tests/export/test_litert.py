@@ -38,7 +38,7 @@ def check_one_piece(report):
     assert not any("Flex" in name for name in report.operators)
 
 
-@pytest.mark.one_backend
+@ON_TENSORFLOW
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_float32(name, tmp_path):
     model = SMALL_MODELS[name]()
