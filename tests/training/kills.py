@@ -134,7 +134,7 @@ def disturbed(
             time.sleep(chance.uniform(0.0, pace.start))
         else:
             wait_for_progress(process, output)
-            time.sleep(chance.uniform(0.0, pace.steps / kills))
+            time.sleep(chance.uniform(0.0, pace.steps / kills / 2))
         if process.poll() is None:
             # Ctrl-C reaches all of the group, the others the process alone.
             if number == signal.SIGINT:
