@@ -10,6 +10,11 @@ from keras import ops
 
 def to_numpy(tensor: Any) -> np.ndarray:
     """A tensor or variable of the active backend as a NumPy array of its dtype."""
+    if keras.backend.backend() == "tensorflow":
+        tf: Any = sys.modules["tensorflow"]
+        if isinstance(tensor, tf.distribute.DistributedValues):
+            # A variable with a copy, or a part of a sum, in each replica.
+            tensor = tf.convert_to_tensor(tensor)
     return np.asarray(ops.convert_to_numpy(tensor))
 
 

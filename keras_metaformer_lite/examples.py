@@ -41,7 +41,7 @@ def example_photographs(height: int, width: int, channels: int = 3) -> np.ndarra
     modes = {1: "L", 3: "RGB"}
     if channels not in modes:
         raise ValueError(
-            f"Photographs have 1 or 3 channels. Received: channels={channels}"
+            f"`channels` must be 1 or 3, as photographs have. Received: {channels=}"
         )
     photographs = [
         load_image(file).convert(modes[channels]) for file in photograph_files()

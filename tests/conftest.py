@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,12 @@ def _seed() -> None:
     keras.utils.set_random_seed(20111418)
 
 
+def pytest_collection_finish() -> None:
+    """Leaves what imports and the list of tests have made out of the collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _free_memory():
     """Drops the models of a test module, which Keras' global state keeps alive."""
@@ -32,3 +39,30 @@ def _free_memory():
     # would look through all of it each time: seconds, after some thousand tests.
     gc.collect()
     gc.freeze()
+
+
+def pytest_make_parametrize_id(config: Any, val: Any, argname: str) -> str | None:
+    """Names a case by what is in it, `classes=7`, where pytest would count: `options3`.
+
+    None leaves texts and numbers, which are their own names, to pytest.
+    """
+    if isinstance(val, dict):
+        return (
+            ",".join(f"{key}={_name_of(value)}" for key, value in val.items()) or "{}"
+        )
+    if isinstance(val, (tuple, list)):
+        return ",".join(map(_name_of, val)) or "()"
+    return None
+
+
+def _name_of(value: Any) -> str:
+    """The same in every process: without addresses, sets in order."""
+    if hasattr(value, "__name__"):
+        return value.__name__
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype}{tuple(value.shape)}"
+    if isinstance(value, (set, frozenset)):
+        value = sorted(value, key=str)
+    text = str(value)
+    is_name = len(text) <= 40 and " at 0x" not in text
+    return text if is_name else type(value).__name__

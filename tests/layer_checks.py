@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
+
 #: Layers whose weights' start values matter are compared after `randomize`.
 Reference = Callable[[Any, np.ndarray], np.ndarray]
 
@@ -42,6 +44,16 @@ def to_numpy(tensor: Any) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
+def to_float32(tensor: Any) -> np.ndarray:
+    """Of a tensor of any float dtype."""
+    return to_numpy(keras.ops.cast(tensor, "float32"))
+
+
+def kernel_of(layer: Any) -> np.ndarray:
+    """In float64, for the formulas."""
+    return to_numpy(layer.kernel).astype("float64")
+
+
 def run_layer_test(
     make: Callable[..., keras.layers.Layer],
     input_shape: Sequence[int],
@@ -65,23 +77,38 @@ def run_layer_test(
         reference: `(layer, inputs in float64) -> outputs`, in NumPy.
         tolerance: of the largest output, against the reference.
     """
-    inputs = np.random.default_rng(7).normal(size=input_shape).astype("float32")
+    inputs = _inputs(input_shape)
     output_shape = tuple(output_shape or input_shape)
     _check_config(make, input_shape)
     _check_calls(make, inputs, output_shape, trainable, frozen)
     if reference is not None:
-        layer = make()
-        layer.build(inputs.shape)
-        randomize(layer)
-        expected = reference(layer, inputs.astype("float64"))
-        actual = to_numpy(layer(inputs, training=False))
-        assert expected.shape == actual.shape
-        limit = tolerance * max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+        check_reference(make, input_shape, reference, tolerance)
     _check_training(make, inputs)
     for policy in ("mixed_float16", "mixed_bfloat16"):
         _check_mixed_precision(make, inputs, policy)
     _check_saving(make, inputs, directory)
+
+
+def _inputs(shape: Sequence[int]) -> np.ndarray:
+    return np.random.default_rng(7).normal(size=shape).astype("float32")
+
+
+def check_reference(
+    make: Callable[..., keras.layers.Layer],
+    input_shape: Sequence[int],
+    reference: Reference,
+    tolerance: float = 1e-5,
+) -> None:
+    """Compare a layer with its formula; arguments as in `run_layer_test`."""
+    inputs = _inputs(input_shape)
+    layer = make()
+    layer.build(inputs.shape)
+    randomize(layer)
+    expected = reference(layer, inputs.astype("float64"))
+    actual = to_numpy(layer(inputs, training=False))
+    assert expected.shape == actual.shape
+    limit = tolerance * max(1.0, np.abs(expected).max())
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
 
 
 def _config_text(layer: keras.layers.Layer) -> str:
@@ -111,6 +138,9 @@ def _check_config(make, input_shape) -> None:
         for name in inspect.signature(type(layer).__init__).parameters
         if name not in ("self", "kwargs") and hasattr(layer, name)
     ]
+    if isinstance(layer, ConfiguredLayer):
+        arguments = arguments_of(type(layer), ConfiguredLayer)
+        assert set(arguments) - {"parts"} <= layer.get_config().keys()
     before = {name: getattr(layer, name) for name in names}
     text = _config_text(layer)
 

@@ -20,7 +20,11 @@ PACKAGES = (PACKAGE, PACKAGE.parent / "keras_metaformer_lite")
 LAYER = {"_flatten_layers", "_inbound_nodes", "_remat_mode"}
 MODEL = {"_nodes_by_depth", "_run_through_graph"}
 TENSOR = {"_keras_history"}
+BATCH_NORM = {"_moments", "_reduction_axes"}
+TENSORFLOW_MODEL = {"_maybe_symbolic_build"}
 OPTIMIZER = {
+    "_backend_increment_gradient_accumulators",
+    "_backend_update_step",
     "_get_current_learning_rate",
     "_get_variable_index",
     "_iterations",
@@ -45,6 +49,10 @@ TORCH_MODULE = {
 STANDARD_LIBRARY = {"_exit"}
 #: Looked up by `getattr` or overridden, so that the scan below does not see them used.
 UNSEEN = {
+    "_backend_increment_gradient_accumulators",
+    "_backend_update_step",
+    "_maybe_symbolic_build",
+    "_moments",
     "_run_through_graph",
     "_get_current_learning_rate",
     "_momentums",
@@ -62,9 +70,16 @@ def test_keras_has_them():
         (functional, MODEL | LAYER),
         (functional.output, TENSOR),
         (optimizer, OPTIMIZER),
+        (keras.layers.BatchNormalization(), BATCH_NORM),
     ):
         missing = {name for name in names if not hasattr(owner, name)}
         assert not missing, f"{type(owner).__name__} of Keras {keras.__version__}"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="about TensorFlow")
+def test_tensorflow_models_have_them():
+    missing = {name for name in TENSORFLOW_MODEL if not hasattr(keras.Model, name)}
+    assert not missing, f"keras.Model of Keras {keras.__version__}"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="about torch")
@@ -112,6 +127,8 @@ def test_there_are_no_others():
             | MODEL
             | TENSOR
             | OPTIMIZER
+            | BATCH_NORM
+            | TENSORFLOW_MODEL
             | INTERPRETER
             | TORCH_LAYER
             | TORCH_MODULE

@@ -1,9 +1,12 @@
 """What is in the wheel."""
 
+import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 from keras_metaformer_lite.cli.web_server import PAGE, PageMissingError, page_files
@@ -59,3 +62,28 @@ def test_the_page(wheel):
     for name in ("build/worker.js", "litert/litert_wasm_internal.wasm", "index.html"):
         content = wheel.read(f"{folder}/page/{name}")
         assert content == (PAGE / name).read_bytes()
+
+
+@pytest.mark.parametrize("builder", [WheelBuilder, SdistBuilder])
+def test_who_builds_it_again_has_the_same_bytes(builder, tmp_path):
+    """In another folder and later; the page, which npm builds, is left out."""
+    built = []
+    for name in ("here", "there"):
+        source = tmp_path / name
+        # Not `copy2`, which keeps the times of the files.
+        for folder in (*PACKAGES, "scripts"):
+            shutil.copytree(
+                ROOT / folder,
+                source / folder,
+                copy_function=shutil.copyfile,
+                ignore=shutil.ignore_patterns("__pycache__", "page"),
+            )
+        for file in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+            shutil.copyfile(ROOT / file, source / file)
+        if built:
+            for path in source.rglob("*.py"):
+                os.utime(path, (2e9, 2e9))
+        folder = str(tmp_path / f"built_{name}")
+        (path,) = builder(str(source)).build(directory=folder, versions=["standard"])
+        built.append(Path(path).read_bytes())
+    assert built[0] == built[1]

@@ -4,7 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.metaformer_baselines import (
     CONVOLUTION_SIZES,
     baseline_family,
@@ -33,13 +33,5 @@ CAFormerS36 = define_variant(FAMILY, "S36", 39_297_102, 7_971_597_312)
 CAFormerM36 = define_variant(FAMILY, "M36", 56_204_878, 13_240_630_656)
 CAFormerB36 = define_variant(FAMILY, "B36", 98_753_614, 23_160_476_160)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "CAFormerB36",
-    "CAFormerM36",
-    "CAFormerS18",
-    "CAFormerS36",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

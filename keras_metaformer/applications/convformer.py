@@ -4,7 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.metaformer_baselines import (
     CONVOLUTION_SIZES,
     baseline_family,
@@ -28,13 +28,5 @@ ConvFormerS36 = define_variant(FAMILY, "S36", 40_012_152, 7_639_683_072)
 ConvFormerM36 = define_variant(FAMILY, "M36", 57_051_640, 12_842_333_568)
 ConvFormerB36 = define_variant(FAMILY, "B36", 99_882_616, 22_629_413_376)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "ConvFormerB36",
-    "ConvFormerM36",
-    "ConvFormerS18",
-    "ConvFormerS36",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

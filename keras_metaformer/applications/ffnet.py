@@ -4,7 +4,7 @@ Paper: MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
 Official code: https://github.com/ysj9909/FFNet (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.ffnet import FFNET
 
@@ -39,13 +39,5 @@ FFNet2 = define_variant(FAMILY, "2", 27_208_408, 6_060_932_608, 256)
 FFNet3 = define_variant(FAMILY, "3", 48_817_896, 10_235_590_656, 256)
 FFNet4 = define_variant(FAMILY, "4", 79_868_968, 19_299_278_848, 256)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "FFNet1",
-    "FFNet2",
-    "FFNet3",
-    "FFNet4",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

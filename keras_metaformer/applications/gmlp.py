@@ -5,7 +5,7 @@ Weights and configurations: timm, https://github.com/huggingface/pytorch-image-m
 (Apache-2.0); the authors published none
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -34,12 +34,5 @@ GMLPTi16 = define_variant(FAMILY, "Ti16", 5_867_328, 1_328_989_184)
 GMLPS16 = define_variant(FAMILY, "S16", 19_422_656, 4_392_060_928)
 GMLPB16 = define_variant(FAMILY, "B16", 73_075_392, 15_720_452_096)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "GMLPB16",
-    "GMLPS16",
-    "GMLPTi16",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

@@ -4,7 +4,7 @@ Paper: MLP-Mixer: An all-MLP Architecture for Vision, https://arxiv.org/abs/2105
 Official code: https://github.com/google-research/vision_transformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -47,17 +47,5 @@ MLPMixerL32 = define_variant(FAMILY, "L32", 206_939_264, 11_253_293_056)
 MLPMixerL16 = define_variant(FAMILY, "L16", 208_196_168, 44_547_678_208)
 MLPMixerH14 = define_variant(FAMILY, "H14", 432_350_952, 120_989_911_040)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "MLPMixerB16",
-    "MLPMixerB32",
-    "MLPMixerH14",
-    "MLPMixerL16",
-    "MLPMixerL32",
-    "MLPMixerS8",
-    "MLPMixerS16",
-    "MLPMixerS32",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

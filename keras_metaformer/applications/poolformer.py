@@ -4,7 +4,7 @@ Paper: MetaFormer Is Actually What You Need for Vision, https://arxiv.org/abs/21
 Official code: https://github.com/sail-sg/poolformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.metaformer_baselines import POOLING_SIZES
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import METAFORMER
@@ -45,14 +45,5 @@ PoolFormerS36 = define_variant(FAMILY, "S36", 30_862_760, 4_972_150_784)
 PoolFormerM36 = define_variant(FAMILY, "M36", 56_172_520, 8_758_788_096)
 PoolFormerM48 = define_variant(FAMILY, "M48", 73_473_448, 11_533_320_192)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "PoolFormerM36",
-    "PoolFormerM48",
-    "PoolFormerS12",
-    "PoolFormerS24",
-    "PoolFormerS36",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

@@ -10,7 +10,7 @@ Official code: https://github.com/sail-sg/poolformer (Apache-2.0)
 import functools
 from typing import Any
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.poolformer import FAMILY as POOLFORMER
 from keras_metaformer.layers import CrossPatchLinear, SelfAttentionMixer
 from keras_metaformer.models.families import Family, define_variant
@@ -56,14 +56,5 @@ MetaFormerPPAAS12 = define_variant(FAMILY, "PPAAS12", 16_535_592, 2_549_151_744)
 MetaFormerPPPFS12 = define_variant(FAMILY, "PPPFS12", 11_919_978, 1_814_725_632)
 MetaFormerPPFFS12 = define_variant(FAMILY, "PPFFS12", 12_150_474, 1_888_484_352)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "MetaFormerIdS12",
-    "MetaFormerPPAAS12",
-    "MetaFormerPPFFS12",
-    "MetaFormerPPPAS12",
-    "MetaFormerPPPFS12",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

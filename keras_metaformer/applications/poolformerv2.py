@@ -4,7 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.metaformer_baselines import (
     POOLING_SIZES,
     baseline_family,
@@ -29,14 +29,5 @@ PoolFormerV2S36 = define_variant(FAMILY, "S36", 30_791_216, 4_972_150_784)
 PoolFormerV2M36 = define_variant(FAMILY, "M36", 56_077_168, 8_758_788_096)
 PoolFormerV2M48 = define_variant(FAMILY, "M48", 73_346_056, 11_533_320_192)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "PoolFormerV2M36",
-    "PoolFormerV2M48",
-    "PoolFormerV2S12",
-    "PoolFormerV2S24",
-    "PoolFormerV2S36",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

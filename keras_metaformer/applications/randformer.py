@@ -4,7 +4,7 @@ Paper: MetaFormer Baselines for Vision, https://arxiv.org/abs/2210.13452
 Official code: https://github.com/sail-sg/metaformer (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.applications.metaformer_baselines import (
     POOLING_SIZES,
     baseline_family,
@@ -29,14 +29,5 @@ RandFormerS36 = define_variant(FAMILY, "S36", 31_497_110, 5_200_802_816)
 RandFormerM36 = define_variant(FAMILY, "M36", 56_783_062, 9_035_383_296)
 RandFormerM48 = define_variant(FAMILY, "M48", 74_287_248, 11_902_113_792)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "RandFormerM36",
-    "RandFormerM48",
-    "RandFormerS12",
-    "RandFormerS24",
-    "RandFormerS36",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

@@ -5,7 +5,7 @@ training, https://arxiv.org/abs/2105.03404
 Official code: https://github.com/facebookresearch/deit (Apache-2.0)
 """
 
-from keras_metaformer.applications.imagenet import decode_predictions, preprocessing
+from keras_metaformer.applications import imagenet
 from keras_metaformer.models.families import Family, define_variant
 from keras_metaformer.models.metaformer import ISOTROPIC
 
@@ -49,13 +49,5 @@ ResMLP24 = define_variant(FAMILY, "24", 30_020_680, 5_961_292_800)
 ResMLP36 = define_variant(FAMILY, "36", 44_690_488, 8_912_845_824)
 ResMLPB24 = define_variant(FAMILY, "B24", 129_138_280, 100_230_739_968)
 
-preprocess_input = preprocessing(FAMILY)
-
-__all__ = [
-    "ResMLP12",
-    "ResMLP24",
-    "ResMLP36",
-    "ResMLPB24",
-    "decode_predictions",
-    "preprocess_input",
-]
+preprocess_input = imagenet.preprocessing(FAMILY)
+decode_predictions = imagenet.decode_predictions

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.composite import LayerWithParts, deserialize_parts
+from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -85,9 +85,7 @@ class Downsampling(LayerWithParts):
             padding="valid",
             use_bias=use_bias,
             data_format="channels_last",
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
             name="convolution",
         )
 
@@ -138,26 +136,8 @@ class Downsampling(LayerWithParts):
         padded = size + 2 * self.padding
         if padded < self.kernel_size:
             raise ValueError(
-                f"The input is too small for `{self.name}`: expected at least "
-                f"{self.kernel_size - 2 * self.padding} pixels. Received: {size}"
+                f"The input of `{self.name}` must be at least "
+                f"{self.kernel_size - 2 * self.padding} pixels high and wide. "
+                f"Received: {size} pixels"
             )
         return (padded - self.kernel_size) // self.strides + 1
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            filters=self.filters,
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            padding=self.padding,
-            pre_norm=keras.saving.serialize_keras_object(self.pre_norm),
-            post_norm=keras.saving.serialize_keras_object(self.post_norm),
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, ("pre_norm", "post_norm")))

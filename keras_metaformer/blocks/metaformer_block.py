@@ -2,9 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers.composite import Composite, deserialize_parts
-
-_PARTS = ("token_mixing", "channel_mixing", "between")
+from keras_metaformer.layers.composite import Composite
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -52,16 +50,3 @@ class MetaFormerBlock(Composite):
 
     def flow(self, run, x):
         return run(x, self.token_mixing, self.between, self.channel_mixing)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            token_mixing=keras.saving.serialize_keras_object(self.token_mixing),
-            channel_mixing=keras.saving.serialize_keras_object(self.channel_mixing),
-            between=keras.saving.serialize_keras_object(self.between),
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, _PARTS))

@@ -3,7 +3,7 @@
 import keras
 
 from keras_metaformer.layers.batch_normalized import BatchNormalizedSkip
-from keras_metaformer.layers.composite import Composite, deserialize_parts
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -62,17 +62,3 @@ class PatchMerging(Composite):
 
     def flow(self, run, x):
         return run(x, self.depthwise, self.projection)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            depth_multiplier=self.depth_multiplier,
-            strides=self.strides,
-            depthwise=keras.saving.serialize_keras_object(self.depthwise),
-            projection=keras.saving.serialize_keras_object(self.projection),
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, ("depthwise", "projection")))

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers.composite import Composite, deserialize_parts
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.scales.layer_scale import LayerScale
 from keras_metaformer.layers.scales.res_scale import ResScale
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
@@ -109,21 +109,3 @@ class ResidualBranch(Composite):
         branch = start(x, self.norm, self.transform, self.layer_scale)
         branch = run(branch, self.stochastic_depth)
         return run.add(x, branch, self.residual_scale)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            transform=keras.saving.serialize_keras_object(self.transform),
-            norm=keras.saving.serialize_keras_object(self.norm),
-            residual_scaling=self.residual_scaling,
-            residual_scale_initial_value=self.residual_scale_initial_value,
-            layer_scale_initial_value=self.layer_scale_initial_value,
-            stochastic_depth_rate=self.stochastic_depth_rate,
-            seed=self.seed,
-            gradient_checkpointing=self.gradient_checkpointing,
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, ("transform", "norm")))

@@ -1,11 +1,12 @@
-"""What is converted on TensorFlow, whichever backend this process runs on.
+"""What is converted on the backend that has the converter, whichever this process has.
 
-TensorFlow has the converters to TFLite, ONNX and SavedModel. On its backend they run in
-this process; on another the model is saved, and a child process (`child.py`) loads and
-converts it there.
+TensorFlow has the converters to TFLite, ONNX, SavedModel and OpenVINO's form, PyTorch
+and JAX each that of its own. On that backend it runs in this process; on another the
+model is saved, and a child process (`child.py`) loads and converts it there.
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import subprocess
@@ -21,6 +22,30 @@ from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.processes import run_python
 
 
+@dataclasses.dataclass(frozen=True)
+class Maker:
+    """Who makes a form.
+
+    Attributes:
+        backend: of Keras, with the converter `<backend>_converter.py`.
+        extra: of this package, or several, that install all it needs.
+    """
+
+    backend: str
+    extra: str
+
+
+MAKERS = {
+    "tflite": Maker("tensorflow", "export"),
+    "onnx": Maker("tensorflow", "onnx"),
+    "tf_saved_model": Maker("tensorflow", "tensorflow"),
+    # Keras' OpenVINO backend would fix the batch in attention.
+    "openvino": Maker("tensorflow", "tensorflow,openvino"),
+    "pt2": Maker("torch", "torch"),
+    "stablehlo": Maker("jax", "jax"),
+}
+
+
 def convert(model: keras.Model, options: GraphOptions) -> bytes:
     """The float32 TFLite file of a model.
 
@@ -29,17 +54,18 @@ def convert(model: keras.Model, options: GraphOptions) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="keras-metaformer-export-") as folder:
         request = {"form": "tflite", "options": dataclasses.asdict(options)}
-        return run_on_tensorflow(model, request, Path(folder)).read_bytes()
+        return run_on_its_backend(model, request, Path(folder)).read_bytes()
 
 
-def run_on_tensorflow(
+def run_on_its_backend(
     model: keras.Model, request: dict[str, Any], folder: Path
 ) -> Path:
-    """Convert a model as `tensorflow_converter.convert_into` does, on any backend.
+    """Convert a model as `convert_into` of the form's converter does, on any backend.
 
     Args:
         model: the model, which stays as it is.
-        request: `form`, and with `"tflite"` the fields of `GraphOptions` as `options`.
+        request: `form`, a key of `MAKERS`, and with `"tflite"` the fields of
+            `GraphOptions` as `options`.
         folder: an empty folder, which gets the result and what a child process needs.
 
     Returns:
@@ -48,16 +74,15 @@ def run_on_tensorflow(
     Raises:
         ExportError: if the model cannot be converted.
     """
-    if keras.backend.backend() == "tensorflow":
-        from keras_metaformer.export.tensorflow_converter import convert_into
-
-        return convert_into(model, request, folder)
+    maker = MAKERS[request["form"]]
+    if keras.backend.backend() == maker.backend:
+        return convert_here(model, request, folder)
     model.save(folder / "model.keras")
     request = {**request, "modules": _modules(model)}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     environment = {
         **os.environ,
-        "KERAS_BACKEND": "tensorflow",
+        "KERAS_BACKEND": maker.backend,
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
         "PYTHONPATH": os.pathsep.join(_search_path()),
     }
@@ -74,13 +99,26 @@ def run_on_tensorflow(
         raise ExportError(said["error"])
     if child.returncode or "result" not in said:
         raise ExportError(
-            "The conversion runs in a child process on the TensorFlow backend, "
-            f"which ended with status {child.returncode}. TensorFlow must be "
-            "installed (`pip install keras-metaformer[export]`), and classes of "
-            "your own be importable there. The child's last words:\n"
-            + child.stderr[-2000:]
+            f"The conversion runs in a child process on the {maker.backend!r} backend, "
+            f"which ended with status {child.returncode}. That must be installed "
+            f"(`pip install keras-metaformer[{maker.extra}]`), and classes of your own "
+            "be importable there. The child's last words:\n"
+            f"{child.stderr[-2000:]}\nReceived: model={model.name!r}"
         )
     return folder / said["result"]
+
+
+def convert_here(model: keras.Model, request: dict[str, Any], folder: Path) -> Path:
+    """Convert a model in this process, on the backend that the form asks for.
+
+    Args:
+        model: the model, which stays as it is.
+        request: as in `run_on_its_backend`.
+        folder: where to.
+    """
+    backend = MAKERS[request["form"]].backend
+    converter = importlib.import_module(f"keras_metaformer.export.{backend}_converter")
+    return converter.convert_into(model, request, folder)
 
 
 def _search_path() -> list[str]:

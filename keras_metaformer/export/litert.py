@@ -325,17 +325,21 @@ def _check_arguments(
     if input_type == "uint8" and not takes_pixels:
         raise ValueError(
             "`input_type='uint8'` needs a model that takes pixels 0..255: build it "
-            "with include_preprocessing=True, or give `mean` and `std`."
+            "with include_preprocessing=True, or give `mean` and `std`. "
+            "Received: input_type='uint8'"
         )
     classes = model.output_shape[-1]
     if labels is not None:
         if isinstance(labels, str) or len(labels) != classes:
             raise ValueError(
                 f"`labels` must be one name for each of the {classes} classes. "
-                f"Received: {len(labels)}"
+                f"Received: {len(labels)} labels"
             )
-        if any("\n" in label or "\r" in label for label in labels):
-            raise ValueError("`labels` must have no line breaks in them.")
+        broken = [label for label in labels if "\n" in label or "\r" in label]
+        if broken:
+            raise ValueError(
+                f"`labels` must have no line breaks in them. Received: {broken[0]!r}"
+            )
 
 
 def _checked_images(name: str, images: Any, options: GraphOptions) -> Any:
@@ -344,8 +348,8 @@ def _checked_images(name: str, images: Any, options: GraphOptions) -> Any:
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[1:] != options.input_shape or not len(images):
         raise ValueError(
-            f"`{name}` must have shape (number, *{options.input_shape}). "
-            f"Received: shape={images.shape}"
+            f"`{name}` must be images of shape {options.input_shape}, in an array of "
+            f"shape (number, height, width, channels). Received: shape={images.shape}"
         )
     return images.astype("float32")
 

@@ -20,7 +20,7 @@ from keras_metaformer.export.options import (
     ends_in_softmax,
     last_operation,
 )
-from keras_metaformer.inference.folding import LayerCopyError, fold, is_graph
+from keras_metaformer.export.prepared import folded, input_signature
 from keras_metaformer.layers import fast_paths
 from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
@@ -35,7 +35,8 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
 
     Args:
         model: the model, which stays as it is.
-        request: `form`: `"tflite"`, `"onnx"` or `"tf_saved_model"`. With the first, the
+        request: `form`: `"tflite"`, `"onnx"`, `"tf_saved_model"` or `"openvino"`, whose
+            weights stand beside the result, in `result.bin`. With the first, the
             fields of `GraphOptions` as `options`.
         folder: where to.
 
@@ -46,7 +47,7 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
         ExportError: if the model cannot be converted.
     """
     form = request["form"]
-    result = folder / f"result.{form}"
+    result = folder / f"result.{'xml' if form == 'openvino' else form}"
     with _LOCK:
         if form == "tflite":
             content = tflite_of(model, GraphOptions(**request["options"]))
@@ -57,21 +58,16 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
 
 
 def _export(model: keras.Model, path: Path, form: str) -> None:
-    model = _folded(model)
-    # Keras refuses a model that was never called, unless told what it takes.
-    signature = [
-        keras.InputSpec(shape=image.shape, dtype=image.dtype, name=image.name)
-        for image in model.inputs
-    ]
+    model = folded(model)
     options: dict[str, Any] = {"format": form, "verbose": False}
-    options["input_signature"] = signature
+    options["input_signature"] = input_signature(model)
     try:
         with fast_paths.switched(False):  # Plain operations, for every reader.
-            model.export(path, **options)
+            model.export(str(path), **options)
     except Exception as error:  # The exporters raise many kinds.
         raise ExportError(
             f"Keras cannot export the model to {form!r}: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}. Received: model={model.name!r}"
         ) from error
 
 
@@ -81,7 +77,7 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
     Raises:
         ExportError: if the model cannot be converted to TFLite's own operators.
     """
-    model = _folded(model)
+    model = folded(model)
     probabilities = ends_in_softmax(model)
     parts: list[Any] = [model]
     if options.output == "logits" and probabilities:
@@ -104,12 +100,10 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
         result = value.computed()
         return tf.nn.softmax(result) if add_softmax else result
 
+    function = run.get_concrete_function()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], tf.Module())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
-        function = run.get_concrete_function()
-        converter = tf.lite.TFLiteConverter.from_concrete_functions(
-            [function], tf.Module()
-        )
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         with _quiet():
             content = converter.convert()
     except Exception as error:  # The converter raises many kinds.
@@ -120,16 +114,6 @@ def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:
     return file.content()
 
 
-def _folded(model: keras.Model) -> keras.Model:
-    """The model folded, or as it is where layers of the user's cannot be copied."""
-    if not is_graph(model):
-        return model
-    try:
-        return fold(model)
-    except LayerCopyError:
-        return model
-
-
 def _without_softmax(model: keras.Model) -> list[Any]:
     """Models and layers that, one after the other, give the model's logits.
 
@@ -138,7 +122,7 @@ def _without_softmax(model: keras.Model) -> list[Any]:
     last, tensor = last_operation(model)
     if tensor is None:
         raise ExportError(
-            "Logits can be had of functional and sequential models. "
+            "Expected a functional or sequential model for `output='logits'`. "
             f"Received: model={model.name!r} of type {type(model).__name__}"
         )
     before = keras.Model(model.inputs, tensor)
@@ -148,8 +132,8 @@ def _without_softmax(model: keras.Model) -> list[Any]:
         return [before]
     if not isinstance(last, keras.layers.Dense):
         raise ExportError(
-            "Logits can be had of a model that ends in a Dense layer with softmax, or "
-            f"in a softmax. Received: a model that ends in {type(last).__name__}"
+            "Expected a model that ends in a softmax, or a Dense layer with one, for "
+            f"`output='logits'`. Received: a model that ends in {type(last).__name__}"
         )
     linear = keras.layers.Dense.from_config(
         {**last.get_config(), "activation": "linear"}
@@ -173,7 +157,8 @@ def _explanation(model: keras.Model, error: Exception) -> str:
     if unknown:
         message += f" Layers that the package does not know: {', '.join(unknown)}."
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{message} {type(error).__name__}: {lines[0] if lines else ''}"
+    said = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    return f"{message} {said}. Received: model={model.name!r}"
 
 
 @contextlib.contextmanager

@@ -202,8 +202,9 @@ def _copy(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
         if not _holds_anothers(layer):
             raise
         raise LayerCopyError(
-            "Folding copies layers through their config, which failed for "
-            f"{type(layer).__name__} ({layer.name!r}): {type(error).__name__}: {error}"
+            "Folding copies a layer through its config, which failed: "
+            f"{type(error).__name__}: {error}. "
+            f"Received: layer={layer.name!r} of type {type(layer).__name__}"
         ) from error
     return copy
 

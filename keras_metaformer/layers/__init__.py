@@ -1,4 +1,4 @@
-"""Keras layers of the MetaFormer families, one public layer per file."""
+"""Keras layers of the MetaFormer families."""
 
 from keras_metaformer.layers.activations.gelu import GELU
 from keras_metaformer.layers.activations.squared_relu import SquaredReLU

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_metaformer.layers.composite import Composite, deserialize_parts
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import truncated_normal
 from keras_metaformer.layers.norms.table import make_norm
@@ -63,18 +63,6 @@ class BatchNormalized(Composite):
 
     def flow(self, run, x):
         return run(x, self.linear, self.norm)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            linear=keras.saving.serialize_keras_object(self.linear),
-            use_bias=self.use_bias,
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, ("linear",)))
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")

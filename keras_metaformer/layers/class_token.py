@@ -5,12 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.tokens import flatten_tokens
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class ClassToken(keras.layers.Layer):
+class ClassToken(ConfiguredLayer):
     """Puts a learned token before those of a map or a sequence.
 
     Example:
@@ -56,14 +56,9 @@ class ClassToken(keras.layers.Layer):
         tokens = None if None in sizes else 1 + math.prod(sizes)
         return (batch, tokens, channels)
 
-    def get_config(self):
-        config = super().get_config()
-        config.update(initializer=keras.initializers.serialize(self.initializer))
-        return config
-
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class FirstToken(PlainLayer):
+class FirstToken(ConfiguredLayer):
     """What a head takes of a sequence with a class token: `y = x[:, 0]`.
 
     Example:

@@ -1,14 +1,14 @@
 """Layers that are made of other layers, and state how data flows through them once."""
 
 import functools
-import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import keras
 
 from keras_metaformer.layers import operations
 from keras_metaformer.layers.activations.star_relu import StarReLU
+from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
 from keras_metaformer.layers.recomputation import recomputed
@@ -24,7 +24,7 @@ _DEFAULTS = {
 }
 
 
-class LayerWithParts(keras.layers.Layer):
+class LayerWithParts(ConfiguredLayer):
     """A layer that holds other layers, its parts.
 
     A part is a layer that is an attribute of this one. It takes the name of its
@@ -57,10 +57,20 @@ class LayerWithParts(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         # Parts that are arguments are in the config of the class that takes them.
-        changes = self._changes_of_parts(_arguments(type(self).__init__))
+        changes = self._changes_of_parts(arguments_of(type(self), LayerWithParts))
         if changes:
             config["parts"] = changes
         return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        arguments = arguments_of(cls, LayerWithParts)
+        return super().from_config(
+            {
+                name: deserialize_part(value) if name in arguments else value
+                for name, value in config.items()
+            }
+        )
 
     def _change_parts(self, changes: Mapping[str, Any]) -> None:
         """Changes the parts that are there, and the others as soon as they are made."""
@@ -99,7 +109,8 @@ class Composite(LayerWithParts):
 
     A flow asks nothing of `x`; what depends on shapes is decided in `build`.
 
-    Every part is named after its attribute. Give parts the layer's dtype policy.
+    Every part is named after its attribute. Give parts the layer's dtype policy. The
+    config has the constructor's arguments, each kept as the attribute of its name.
 
     Example:
 
@@ -118,9 +129,6 @@ class Composite(LayerWithParts):
     ...
     ...     def flow(self, run, x):
     ...         return run.add(x, run(x, self.expand, self.activation, self.project))
-    ...
-    ...     def get_config(self):
-    ...         return {**super().get_config(), "kernel_size": self.kernel_size}
     >>> GatedDepthwise()(np.ones((1, 7, 7, 8), "float32")).shape
     (1, 7, 7, 8)
 
@@ -436,25 +444,15 @@ def parts_of(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
 
 
 def deserialize_part(serialized: Any) -> Any:
-    """A part from the config of its owner, not built yet; None stays None.
+    """A part from the config of its owner, not built yet; what is no part stays so.
 
     The owner builds it: only there does it get the path of its weights.
     """
-    if isinstance(serialized, Mapping):
-        serialized = {
-            key: value for key, value in serialized.items() if key != "build_config"
-        }
-    return keras.saving.deserialize_keras_object(serialized)
-
-
-def deserialize_parts(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The config of a layer with the parts of these names made."""
-    return {**config, **{name: deserialize_part(config[name]) for name in names}}
-
-
-@functools.cache
-def _arguments(constructor: Callable[..., None]) -> frozenset[str]:
-    return frozenset(inspect.signature(constructor).parameters)
+    if not isinstance(serialized, Mapping) or "class_name" not in serialized:
+        return serialized
+    return keras.saving.deserialize_keras_object(
+        {key: value for key, value in serialized.items() if key != "build_config"}
+    )
 
 
 def _changes_of(part: Any, policy: keras.DTypePolicy) -> dict[str, Any]:

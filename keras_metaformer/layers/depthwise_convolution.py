@@ -3,6 +3,7 @@
 import keras
 
 from keras_metaformer.layers import operations
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.validation import (
     map_or_sequence,
     odd_integer,
@@ -11,7 +12,7 @@ from keras_metaformer.layers.validation import (
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class DepthwiseConvolution(keras.layers.Layer):
+class DepthwiseConvolution(ConfiguredLayer):
     """Depthwise convolution: each channel is filtered by kernels of its own.
 
     `y[i, j, c m + n] = sum_uv kernel[u, v, c, n] x[s i + u - p, s j + v - p, c]` with
@@ -108,16 +109,3 @@ class DepthwiseConvolution(keras.layers.Layer):
         batch, *sizes, channels = input_shape
         strided = (None if size is None else -(-size // self.strides) for size in sizes)
         return (batch, *strided, channels * self.depth_multiplier)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            depth_multiplier=self.depth_multiplier,
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-            dilation_rate=self.dilation_rate,
-        )
-        return config

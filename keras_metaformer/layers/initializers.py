@@ -16,6 +16,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metaformer.layers.configured_layer import kept_arguments
+
 _DRAWING: contextvars.ContextVar[bool] = contextvars.ContextVar(
     "keras_metaformer_drawing", default=True
 )
@@ -64,7 +66,7 @@ class DrawnInitializer(keras.initializers.Initializer):
         return ops.convert_to_tensor(values, dtype=dtype)
 
     def get_config(self):
-        return {"seed": self.seed}
+        return {**kept_arguments(self, DrawnInitializer), "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -88,9 +90,6 @@ class TruncatedNormal(DrawnInitializer):
 
     def draw(self, generator, shape):
         return self.stddev * _normal(generator, shape, self.limit / self.stddev)
-
-    def get_config(self):
-        return {**super().get_config(), "stddev": self.stddev, "limit": self.limit}
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -126,14 +125,6 @@ class VarianceScaling(DrawnInitializer):
             return _uniform(generator, shape, math.sqrt(3.0) * stddev)
         return stddev / _CUT_AT_TWO * _normal(generator, shape, 2.0)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "scale": self.scale,
-            "mode": self.mode,
-            "distribution": self.distribution,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
 class Uniform(DrawnInitializer):
@@ -150,9 +141,6 @@ class Uniform(DrawnInitializer):
 
     def draw(self, generator, shape):
         return _uniform(generator, shape, self.limit)
-
-    def get_config(self):
-        return {**super().get_config(), "limit": self.limit}
 
 
 #: Standard deviation of a standard normal that is cut at two.
@@ -199,6 +187,19 @@ def another(initializer: Any) -> Any:
     if isinstance(initializer, keras.initializers.Initializer):
         return initializer.clone()
     return initializer
+
+
+def linear_settings(layer: Any) -> dict[str, Any]:
+    """The arguments that the linear layers inside a layer have of it.
+
+    Args:
+        layer: has a `kernel_initializer` and a `bias_initializer`.
+    """
+    return {
+        "kernel_initializer": another(layer.kernel_initializer),
+        "bias_initializer": another(layer.bias_initializer),
+        "dtype": layer.dtype_policy,
+    }
 
 
 def truncated_normal() -> Any:

@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_metaformer.layers.token_weights import OverTokens, TokenWeights
 from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class PositionEmbedding(keras.layers.Layer):
+class PositionEmbedding(TokenWeights):
     """Learned positions: `y = x + e` with a vector `e` of its own for every token.
 
     It ties a model to one image size, or one length of its sequences.
@@ -39,9 +40,6 @@ class PositionEmbedding(keras.layers.Layer):
 
     makes_own_output = True
 
-    #: Tells a builder to ask for a known height and width even without the top.
-    needs_static_size = True
-
     def __init__(self, initializer="zeros", **kwargs):
         super().__init__(**kwargs)
         self.initializer = keras.initializers.get(initializer)
@@ -57,10 +55,8 @@ class PositionEmbedding(keras.layers.Layer):
     def call(self, inputs):
         return inputs + self.embeddings
 
+    def over_tokens(self, variable):
+        return OverTokens(is_map=len(variable.shape) == 3)
+
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(initializer=keras.initializers.serialize(self.initializer))
-        return config

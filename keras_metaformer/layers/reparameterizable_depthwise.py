@@ -76,13 +76,3 @@ class ReparameterizableDepthwise(Composite):
 
     def flow(self, run, x):
         return run.add(run(x, self.large), run(x, self.small))
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            depth_multiplier=self.depth_multiplier,
-            use_bias=self.use_bias,
-        )
-        return config

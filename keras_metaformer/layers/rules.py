@@ -34,7 +34,9 @@ class LayerRules:
         def keep(rule: Callable[..., Any]) -> Callable[..., Any]:
             for kind in classes:
                 if kind in self._rules:
-                    raise ValueError(f"There is a rule already. Received: {kind}")
+                    raise ValueError(
+                        f"Expected a class without a rule. Received: {kind}"
+                    )
                 self._rules[kind] = rule
             return rule
 

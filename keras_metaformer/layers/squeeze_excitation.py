@@ -72,8 +72,3 @@ class SqueezeExcitation(LayerWithParts):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(ratio=self.ratio, divisor=self.divisor)
-        return config

@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
+
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class StochasticDepth(keras.layers.Layer):
+class StochasticDepth(ConfiguredLayer):
     """Stochastic depth: in training, a sample's branch is zero with probability `rate`.
 
     `y = x * b / (1 - rate)` with `b` one Bernoulli(1 - rate) draw per sample; outside
@@ -59,8 +61,3 @@ class StochasticDepth(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(rate=self.rate, seed=self.seed)
-        return config

@@ -40,9 +40,10 @@ class ApplicationArguments:
         include_preprocessing: bool. Whether the model takes pixels 0..255 and
             normalises them itself with ImageNet's mean and standard deviation.
         token_interpolation: bool, or `(height, width)`. Whether token-mixing matrices
-            (MLP-Mixer, ResMLP, gMLP) are resized for another image size; accuracy is
-            not promised. True where the weights are for square images, else the size
-            of those images in pixels.
+            (MLP-Mixer, ResMLP, gMLP, RandFormer) and learned positions are resized for
+            another image size; accuracy is not promised. True where the weights are for
+            square images, or in a `.keras` file, which knows its size; else the size of
+            those images in pixels.
         dtype: name of a dtype or policy such as `"mixed_bfloat16"`, a
             `keras.DTypePolicy`, or None for Keras' current policy. Of all layers but
             those of yours that have one.

@@ -1,6 +1,7 @@
 """Multiply-accumulate operations of a model, from its shapes."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -19,6 +20,7 @@ from keras_metaformer.layers import (
 )
 from keras_metaformer.layers.composite import Shapes, has_flow
 from keras_metaformer.layers.rules import LayerRules
+from keras_metaformer.models.nodes import is_graph, nodes_of
 
 #: `(layer, input_shape) -> int` for layers with matrices; a `Composite` needs none.
 _RULES = LayerRules()
@@ -42,11 +44,30 @@ def count_macs(model: keras.Model) -> int:
         TypeError: if a layer has a matrix of weights and is not known here.
         ValueError: if a shape is not fully known.
     """
-    return sum(
-        layer_macs(layer, tuple(layer.input.shape))
-        for layer in model.layers
-        if layer.weights
-    )
+    return sum(layer_macs(layer, shape) for layer, shape in calls_of(model))
+
+
+def calls_of(model: Any) -> Iterator[tuple[keras.layers.Layer, Any]]:
+    """The layers that a model calls, each with the shape of its input.
+
+    Models that are its layers are gone through in their places.
+
+    Args:
+        model: functional or sequential model.
+
+    Yields:
+        `(layer, input_shape)`, in an order in which they can be run; a list of shapes
+        for several inputs.
+    """
+    for node in nodes_of(model):
+        layer = node.operation
+        if not isinstance(layer, keras.layers.Layer) or node.is_input:
+            continue
+        shapes = [tuple(tensor.shape) for tensor in node.input_tensors]
+        if is_graph(layer):
+            yield from calls_of(layer)
+        else:
+            yield layer, shapes[0] if len(shapes) == 1 else shapes
 
 
 def layer_macs(layer: Any, input_shape: Any) -> int:

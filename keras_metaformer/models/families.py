@@ -122,7 +122,7 @@ def define_variant(
     by_default = catalogue.default_of(catalogue.named(title))
     unpublished = EvaluationTransform(resolution, mean=family.mean, std=family.std)
     if title in _VARIANTS:
-        raise ValueError(f"Model {title!r} is defined twice.")
+        raise ValueError(f"There is a model of that name. Received: {title!r}")
     made_of = {**family.defaults, **family.sizes[size]}
     check_keywords(title, made_of, inspect.signature(builder.arguments).parameters)
     defaults = {

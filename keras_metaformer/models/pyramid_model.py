@@ -9,8 +9,8 @@ import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
 from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.inner_call import call_inner
-from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.models.nodes import nodes_of, output_in
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.description import ImageDescription
@@ -241,7 +241,7 @@ def described(model: keras.Model, description: ImageDescription) -> PyramidModel
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class StageOutput(PlainLayer):
+class StageOutput(ConfiguredLayer):
     """Marks the end of a stage in the graph and passes the map through.
 
     Call arguments:

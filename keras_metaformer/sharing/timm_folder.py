@@ -15,6 +15,7 @@ import keras
 from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer.models import families
 from keras_metaformer.models.pyramid_model import description_of
+from keras_metaformer.sharing.config_file import CONFIG, read_config
 from keras_metaformer.weights.files.readers import read_checkpoint
 from keras_metaformer.weights.porting import port_weights, to_state_dict
 from keras_metaformer_lite.description import ImageDescription
@@ -22,10 +23,8 @@ from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.weights.disk import replacement
 from keras_metaformer_lite.weights.timm_names import timm_name
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-#: What else timm may have called the weights.
-_OTHER_WEIGHTS = ("pytorch_model.bin",)
-_LARGEST_CONFIG = 1 << 24
+#: What timm may have called the weights; the first is what is written.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 #: Of timm's arguments those that change nothing about a model that is not trained.
 _ONLY_TRAINING = {"drop_rate", "drop_path_rate", "proj_drop_rate"}
 
@@ -41,7 +40,7 @@ def load_timm_folder(folder: Path, **arguments: Any) -> keras.Model:
         ValueError: if the config is none of timm's, its model is none of ours, or the
             weights do not fit.
     """
-    config = _config(folder)
+    config = read_config(folder)
     published = config.get("pretrained_cfg", config)
     architecture = config["architecture"].split(".")[0]
     variant = next(
@@ -164,41 +163,19 @@ def save_timm_folder(
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    with replacement(folder / WEIGHTS, ".safetensors") as temporary:
+    with replacement(folder / WEIGHT_FILES[0], ".safetensors") as temporary:
         save_file(state_dict, temporary)
     with replacement(folder / CONFIG, ".json") as temporary:
         temporary.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"Expected a folder with {CONFIG} and {WEIGHTS}. "
-            f"Received: {os.fspath(folder)!r} without {CONFIG}"
-        )
-    try:
-        with path.open("rb") as file:
-            config = json.loads(file.read(_LARGEST_CONFIG))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{CONFIG} is no JSON: {error}. Received: {os.fspath(path)!r}"
-        ) from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise ValueError(
-            f"Expected a {CONFIG} of timm, with its `architecture`. "
-            f"Received: {os.fspath(path)!r}"
-        )
-    return config
-
-
 def _weights(folder: Path) -> Path:
-    for name in (WEIGHTS, *_OTHER_WEIGHTS):
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(
-        f"Expected a folder with {CONFIG} and {WEIGHTS}. "
-        f"Received: {os.fspath(folder)!r} without {WEIGHTS}"
+        f"Expected a folder with {CONFIG} and {WEIGHT_FILES[0]}. "
+        f"Received: {os.fspath(folder)!r} without {WEIGHT_FILES[0]}"
     )
 
 

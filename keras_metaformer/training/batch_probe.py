@@ -74,7 +74,8 @@ def best_batch_size(
     if not best:
         raise ValueError(
             f"Not even batches of {_SMALLEST} images can be trained here "
-            f"({found['error']}): give a smaller model or image size, or `batch_size`."
+            f"({found['error']}): give a smaller model or image size, or `batch_size`. "
+            f"Received: model={model!r}"
         )
     say(f"batch {best} it is")
     return best

@@ -198,7 +198,7 @@ def peak_bytes() -> tuple[int, str]:
     elif backend == "jax":
         import jax
 
-        stats = jax.devices()[0].memory_stats() or {}
+        stats = jax.local_devices()[0].memory_stats() or {}
         if "peak_bytes_in_use" in stats:
             return stats["peak_bytes_in_use"], " on the device"
     else:

@@ -21,6 +21,16 @@ def gives_probabilities(model: keras.Model) -> bool:
     return activation in (keras.activations.softmax, keras.activations.sigmoid)
 
 
+class _MeanOfBatch(keras.losses.Loss):
+    """The mean over a batch of what is computed already, as Keras takes it.
+
+    Of one replica of several, that is its part of the mean.
+    """
+
+    def call(self, y_true, y_pred):
+        return y_pred
+
+
 class Distiller(keras.Model):
     """Fits a student to labels and to a teacher's predictions at the same time.
 
@@ -116,9 +126,7 @@ class Distiller(keras.Model):
             teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
             each = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
             each = each * self.temperature**2
-        if sample_weight is not None:
-            each = each * ops.cast(sample_weight, each.dtype)
-        taught_loss: Any = ops.mean(each)
+        taught_loss: Any = _MeanOfBatch()(each, each, sample_weight)
         return (1.0 - self.alpha) * base + self.alpha * taught_loss
 
 

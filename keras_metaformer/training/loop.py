@@ -21,6 +21,7 @@ from keras_metaformer.training.checkpoint import (
     restore_callback,
     write_state,
 )
+from keras_metaformer.training.distribution import Agreement, Engine
 
 
 class Batches(Protocol):
@@ -104,6 +105,7 @@ class Loop:
         interval: when to write a checkpoint.
         seconds: after so many the run ends with a checkpoint; None for no limit.
         on_step: called after each step with the epoch and the steps done in it.
+        engine: that trains; None for one process with one device.
     """
 
     def __init__(
@@ -117,10 +119,11 @@ class Loop:
         variables: Mapping[str, Sequence[keras.Variable]] | None = None,
         callbacks: Sequence[keras.callbacks.Callback] = (),
         movers: Sequence[keras.callbacks.Callback] = (),
-        validate: Callable[[Callable[[], None]], Mapping[str, float]] | None = None,
+        validate: Callable[[Callable[[], object]], Mapping[str, float]] | None = None,
         interval: Interval | None = None,
         seconds: float | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
     ) -> None:
         self.model, self.batches, self.epochs = model, batches, epochs
         self.classifier, self.path = classifier, path
@@ -133,6 +136,8 @@ class Loop:
         self._variables = dict(variables or {})
         self._callbacks, self._movers = list(callbacks), list(movers)
         self._validate, self._on_step = validate, on_step
+        self._engine = engine or Engine()
+        self._agreement = Agreement(self._engine)
         self._interval = interval or Interval(seconds=600)
         self._seconds = seconds
         self._pending_metrics: dict[str, np.ndarray] | None = None
@@ -165,9 +170,10 @@ class Loop:
             # During `fit` the variables are empty there, and the values in its hands.
             self.model.jax_state_sync()
         arrays: dict[str, np.ndarray | keras.Variable] = {}
-        arrays |= named_variables(
-            {**self._groups, "metrics": self.model.metrics_variables}
-        )
+        arrays |= named_variables(self._groups)
+        # Of several replicas a metric is their sum, for which all processes are asked.
+        metrics = named_variables({"metrics": self.model.metrics_variables})
+        arrays |= {name: to_numpy(each.value) for name, each in metrics.items()}
         callbacks = []
         for place, callback in enumerate(self._callbacks):
             plain, found = callback_state(callback)
@@ -181,7 +187,8 @@ class Loop:
             "history": self.history,
             "callbacks": callbacks,
         }
-        write_state(self.path, arrays, about)
+        if self._engine.writes:
+            write_state(self.path, arrays, about)
         self._saved_at = time.monotonic()
         self._steps_since_save = 0
 
@@ -190,6 +197,7 @@ class Loop:
         arrays, about = read_state(self.path)
         assign_variables(self._groups, arrays)
         self.epoch, self.step = about["epoch"], about["step"]
+        self._engine.agree_on([self.epoch, self.step], "checkpoint")
         self.finished, self.history = about["finished"], list(about["history"])
         # `fit` sets the metrics to zero when an epoch starts, and the callbacks have
         # not begun yet.
@@ -213,10 +221,11 @@ class Loop:
         """
         self._build_state()
         state = None
-        if self.path.exists():
+        if self._engine.share(self.path.exists()):
             state = self._load()
             if self.finished:
                 return
+        self._engine.restored(self.model)
         self._begun = self._saved_at = time.monotonic()
         hooks = self._hooks = _Hooks(self, self._callbacks, self._movers)
         with self._signals():
@@ -270,7 +279,7 @@ class Loop:
         batches = self._all_batches(first, end, first_step)
         try:
             self.model.fit(
-                batches,
+                self._engine.feed(batches),
                 initial_epoch=first,
                 epochs=end,
                 steps_per_epoch=self.batches.steps_per_epoch - first_step,
@@ -323,9 +332,9 @@ class Loop:
             raise _Reached
         if self._until is not None:
             return
-        self._stop_if_asked()
         elapsed = time.monotonic() - self._saved_at
-        if self._interval.is_due(self._steps_since_save, elapsed):
+        due = self._stop_if_asked(self._interval.is_due(0, elapsed))
+        if due or self._interval.is_due(self._steps_since_save, 0.0):
             # Not one that holds what must not be gone on from.
             self._look_at_loss()
             self.save()
@@ -345,15 +354,18 @@ class Loop:
         if not np.isfinite(value):
             raise NonFiniteLossError(epoch, step, value)
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_asked(self, save: bool = False) -> bool:
+        """Whether to save; by the clocks and signals of all processes."""
         reason = self._stop_reason
         if reason is None and self._seconds is not None:
             passed = time.monotonic() - self._begun
             reason = "time" if passed >= self._seconds else None
+        reason, save = self._agreement.decide(reason, save)
         if reason is not None:
             self._look_at_loss()
             self.save()
             raise TrainingStopped(reason, self.epoch, self.step)
+        return save
 
     def _before_epoch(self) -> None:
         if self._pending_metrics is not None:

@@ -139,8 +139,9 @@ def _loaded(
         model = _with_new_head(model, len(names))
     elif model.output_shape[-1] != len(names):
         raise ValueError(
-            f"The model has {model.output_shape[-1]} classes, the data {len(names)}: "
-            "give `head='new'` for a new classifier."
+            f"The data has {len(names)} classes: give `head='new'` for a classifier of "
+            f"as many. Received: model={model.name!r}, which has "
+            f"{model.output_shape[-1]} classes"
         )
     description = dataclasses.replace(
         description,

@@ -15,6 +15,30 @@ from keras_metaformer.training.groups import (
 )
 
 
+def _in_one_of_several_replicas() -> bool:
+    """Whether this is computed for one replica of a strategy of TensorFlow's."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    strategy: Any = tf.distribute.get_strategy()
+    return (
+        strategy.num_replicas_in_sync > 1
+        and not tf.distribute.in_cross_replica_context()
+    )
+
+
+def _summed_over_replicas(gradients: list[Any]) -> list[Any]:
+    if not _in_one_of_several_replicas():
+        return gradients
+    import tensorflow as tf
+
+    found = [gradient for gradient in gradients if gradient is not None]
+    context: Any = tf.distribute.get_replica_context()
+    sums = iter(context.all_reduce(tf.distribute.ReduceOp.SUM, found))
+    return [None if gradient is None else next(sums) for gradient in gradients]
+
+
 class _GroupedOptimizer(keras.optimizers.Optimizer):
     """What both share: groups, moments, and schedules that count updates."""
 
@@ -79,6 +103,24 @@ class _GroupedOptimizer(keras.optimizers.Optimizer):
         return parameter_groups(
             self._trainable_variables, self.decay, self.layer_decay, self.also_decayed
         )
+
+    def apply(self, grads, trainable_variables=None):
+        # Before they are clipped and accumulated; Keras does it after that.
+        super().apply(_summed_over_replicas(list(grads)), trainable_variables)
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        if not _in_one_of_several_replicas():
+            super()._backend_update_step(grads, trainable_variables, learning_rate)
+            return
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)
+
+    def _backend_increment_gradient_accumulators(self, grads, acc_grads):
+        if not _in_one_of_several_replicas():
+            super()._backend_increment_gradient_accumulators(grads, acc_grads)
+            return
+        for gradient, sum_so_far in zip(grads, acc_grads, strict=True):
+            sum_so_far.assign(sum_so_far + gradient)
 
     def exclude_from_weight_decay(self, var_list=None, var_names=None):
         raise ValueError(

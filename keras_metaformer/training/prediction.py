@@ -81,8 +81,9 @@ def open_for(
         source = open_source(data, split=split)
         if len(source.class_names) != classes:
             raise DataError(
-                f"The model tells {classes} classes apart and does not name them; the "
-                f"data has {len(source.class_names)}."
+                f"The model tells {classes} classes apart, which it does not name: "
+                "expected data of as many. "
+                f"Received: {len(source.class_names)} classes"
             )
         return source
     own = open_source(data, split=split)
@@ -174,25 +175,41 @@ def predicted_batches(
     workers: int | None = None,
 ) -> Iterator[Predictions]:
     """The predictions of each batch of files, in their order."""
-    run = classifier.embeddings if embeddings else classifier.probabilities
-    names = classifier.description.names()
     if workers is None and len(files) <= batch_size:
         workers = 0  # done before a process has started
     tasks = [files[place : place + _TASK] for place in range(0, len(files), _TASK)]
     with WorkerPool(ImageReader(classifier.description), workers) as pool:
-        results = pool.run(tasks)
-        for chunk in _chunks(results, batch_size):
-            readable = [(name, image) for name, image, _ in chunk if image is not None]
-            unreadable = [(name, reason) for name, _, reason in chunk if reason]
-            if readable:
-                batch = np.stack([image for _, image in readable])
-                count = len(batch)
-                # Of one size, so that nothing is compiled for the last one.
-                fill = np.zeros((batch_size - count, *batch.shape[1:]), batch.dtype)
-                values = run(np.concatenate([batch, fill]))[:count]
-            else:
-                values = np.zeros((0, classifier.classes), "float32")
-            yield Predictions([name for name, _ in readable], values, names, unreadable)
+        yield from predictions_of(classifier, pool.run(tasks), embeddings, batch_size)
+
+
+def predictions_of(
+    classifier: Classifier,
+    results: Iterable[list[tuple[str, np.ndarray | None, str]]],
+    embeddings: bool = False,
+    batch_size: int = BATCH_SIZE,
+) -> Iterator[Predictions]:
+    """The predictions of each batch of images that a reader gave.
+
+    Args:
+        classifier: what predicts.
+        results: lists of `(name, image or None, why there is none)`.
+        embeddings: bool. Whether to give embeddings instead of probabilities.
+        batch_size: int. Images of a batch.
+    """
+    run = classifier.embeddings if embeddings else classifier.probabilities
+    names = classifier.description.names()
+    for chunk in _chunks(results, batch_size):
+        readable = [(name, image) for name, image, _ in chunk if image is not None]
+        unreadable = [(name, reason) for name, _, reason in chunk if reason]
+        if readable:
+            batch = np.stack([image for _, image in readable])
+            count = len(batch)
+            # Of one size, so that nothing is compiled for the last one.
+            fill = np.zeros((batch_size - count, *batch.shape[1:]), batch.dtype)
+            values = run(np.concatenate([batch, fill]))[:count]
+        else:
+            values = np.zeros((0, classifier.classes), "float32")
+        yield Predictions([name for name, _ in readable], values, names, unreadable)
 
 
 def _chunks(results: Iterable[list[Any]], size: int) -> Iterator[list[Any]]:

@@ -22,6 +22,7 @@ from keras_metaformer.training.averaging import AverageWeights, WeightAverage
 from keras_metaformer.training.callbacks import Progress, Records, summary
 from keras_metaformer.training.checkpoint import read_about
 from keras_metaformer.training.diagnosis import explain
+from keras_metaformer.training.distribution import Engine, start
 from keras_metaformer.training.evaluation import Counter, Evaluation
 from keras_metaformer.training.loop import (
     Interval,
@@ -76,7 +77,9 @@ class TrainingResult:
         history: a row of numbers an epoch.
         accuracy: float. Of the best model on the validation data, where the run is
             finished.
-        evaluation: likewise all of it, where this call finished the run.
+        evaluation: likewise all of it, where this call finished the run; of several
+            processes in the first one alone.
+        process: int. Which of several processes this one is.
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class TrainingResult:
     history: list[dict[str, float]]
     accuracy: float | None = None
     evaluation: Evaluation | None = None
+    process: int = 0
 
     def load_model(self) -> keras.Model:
         """The best model: float32, from images to probabilities."""
@@ -113,6 +117,9 @@ def train(
     checkpoint_every: str | int = "10m",
     time_limit: str | float | None = None,
     deterministic: bool = False,
+    devices: int | None = None,
+    distributed: bool = False,
+    model_parallel: int = 1,
     dry_run: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     say: Callable[[str], None] = print,
@@ -162,6 +169,18 @@ def train(
             seconds; the same call goes on.
         deterministic: bool. Whether TensorFlow and torch are told to use deterministic
             operations alone, which may be slower. On a CPU they are anyway.
+        devices: of this process to train on, together; None for one. The recipe's
+            batch is divided among them. With PyTorch each has a process of its own:
+            see `distributed`.
+        distributed: bool. Whether this is one of several processes that train one
+            model, each with the same call, the same data and the same `output`, which
+            must be a folder that all of them see. A launcher starts them and says who
+            is who: `torchrun` for PyTorch, TF_CONFIG for TensorFlow (experimental);
+            JAX knows SLURM, Open MPI, Kubernetes and Cloud TPU, or takes Keras'
+            variables (KERAS_DISTRIBUTION_JOB_ADDRESSES, ..._NUM_PROCESSES,
+            ..._PROCESS_ID).
+        model_parallel: over how many of the `devices` each large weight is spread, with
+            JAX.
         dry_run: bool. Whether one batch is to go through everything, and no more.
         callbacks: further Keras callbacks. What they remember goes into the checkpoint.
         say: called with each line of progress.
@@ -175,26 +194,43 @@ def train(
             configuration (`ConfigurationError`).
         CheckpointError: if the checkpoint cannot be written or read.
         TrainingDiverged: if a loss is not finite.
+        ProcessLost: if another process of the run has ended.
     """
     interval = parse_interval(checkpoint_every)
     seconds = None if time_limit is None else parse_seconds(time_limit)
+    # Before anything else: JAX joins other processes only before its first array.
+    engine = start(devices, distributed, model_parallel)
+    if not engine.writes:
+        say = _silent
     policy = models.default_policy(dtype)
-    folder = _made_folder(Path(output), dry_run)
-    with folder.taken():
-        about = read_about(folder.checkpoint) if folder.checkpoint.is_file() else None
+    with engine.running(), _shared_folder(Path(output), dry_run, engine) as folder:
+        about = None
+        if engine.writes and folder.checkpoint.is_file():
+            about = read_about(folder.checkpoint)
+        about = engine.share(about)
         if model is not None and not isinstance(model, keras.Model):
             model = _file_or_name(model)
         given = dict(overrides or {})
         automatic = given.get("batch_size") == "auto"
         if automatic:
+            if engine.replicas > 1:
+                raise ValueError(
+                    "The batch size is measured on one device: give the whole batch as "
+                    f"a number for {engine.replicas}. Received: batch_size='auto'"
+                )
             given.pop("batch_size")
             if about is not None:
                 given["batch_size"] = about["config"]["recipe"]["batch_size"]
         recipe = _resolved(recipe, model, given)
+        if recipe.batch_size % engine.replicas:
+            raise ValueError(
+                f"The batch must be a multiple of the {engine.replicas} parts that it "
+                f"is computed in. Received: batch_size={recipe.batch_size}"
+            )
         model = model or recipe.model or DEFAULT_MODEL
 
         parts = _open_parts(data, validation, held_out, split, validation_split, seed)
-        report = _checked(parts, about, check_images, workers, folder, say)
+        report = _checked_once(parts, about, check_images, workers, folder, say, engine)
         training, held = report.training, report.validation
         assert held is not None
         recipe.updates_per_epoch(
@@ -218,6 +254,7 @@ def train(
             "training_data": _data_identity(training),
             "validation_data": _data_identity(held),
         }
+        engine.agree_on(config, "configuration")
         if about is not None:
             check_same(about["config"], config, folder.path)
             # Written last of all: a run may have been killed after its last epoch.
@@ -227,22 +264,28 @@ def train(
             _ask_for_determinism()
 
         names = training.class_names
-        classifier = models.start_model(
-            model, recipe, names, weights=tag, dtype=policy, seed=seed
-        )
-        run = _Run(folder, recipe, classifier, training, held, config, say)
-        run.unreadable = [list(pair) for pair in report.unreadable]
-        folder.write_json("config.json", config)
-        folder.write_json("environment.json", environment())
-        return run.train(
-            teacher=teacher,
-            seed=seed,
-            workers=workers,
-            interval=interval,
-            seconds=seconds,
-            callbacks=callbacks,
-            dry_run=dry_run,
-        )
+        with engine.scope():
+            classifier = models.start_model(
+                model, recipe, names, weights=tag, dtype=policy, seed=seed
+            )
+            run = _Run(folder, recipe, classifier, training, held, config, say, engine)
+            run.unreadable = [list(pair) for pair in report.unreadable]
+            if engine.writes:
+                folder.write_json("config.json", config)
+                folder.write_json("environment.json", environment())
+            return run.train(
+                teacher=teacher,
+                seed=seed,
+                workers=workers,
+                interval=interval,
+                seconds=seconds,
+                callbacks=callbacks,
+                dry_run=dry_run,
+            )
+
+
+def _silent(text: str) -> None:
+    """What the processes say that write nothing."""
 
 
 def _finished(
@@ -269,7 +312,9 @@ class _Run:
         held: Source,
         config: dict[str, Any],
         say: Callable[[str], None],
+        engine: Engine,
     ) -> None:
+        self.engine = engine
         self.folder, self.recipe, self.classifier = folder, recipe, classifier
         self.training, self.held, self.config, self.say = training, held, config, say
         self.unreadable: list[list[str]] = []
@@ -285,7 +330,7 @@ class _Run:
         callbacks: Sequence[keras.callbacks.Callback],
         dry_run: bool,
     ) -> TrainingResult:
-        recipe, classifier = self.recipe, self.classifier
+        recipe, classifier, engine = self.recipe, self.classifier, self.engine
         description = description_of(classifier)
         assert description is not None
         if recipe.freeze == "backbone":
@@ -306,18 +351,21 @@ class _Run:
                     recipe.batch_size,
                     seed,
                     workers,
+                    engine.part,
                 )
             )
             checks = stack.enter_context(
-                EvaluationBatches(held, description, recipe.batch_size, workers)
+                EvaluationBatches(
+                    held, description, recipe.batch_size, workers, engine.part
+                )
             )
             updates = recipe.updates_per_epoch(len(self.training))
             steps = recipe.accumulate * (1 if dry_run else updates)
             epochs = 1 if dry_run else recipe.total_epochs
             trained = stack.enter_context(models.giving_logits(classifier))
             optimizer = build_optimizer(recipe, trained, updates)
-            fitted = wrap_for_training(
-                recipe, trained, self._teacher(teacher, description)
+            fitted = engine.wrap(
+                wrap_for_training(recipe, trained, self._teacher(teacher, description))
             )
             fitted.compile(optimizer, build_loss(recipe, trained), metrics=["accuracy"])
             average = None
@@ -326,24 +374,29 @@ class _Run:
 
             def save(path: Path, averaged: bool) -> None:
                 applied = average.applied() if averaged and average else _nothing()
-                with applied:
+                with applied, engine.alone():
                     models.save_deployed(classifier, path)
 
             records = Records(self.folder, recipe.learning_rates().tolist(), save)
             stack.callback(records.close)
+            kept = records if engine.writes else _Elsewhere(records)
             whole = _WholeUpdates(batches, steps)
             progress = Progress(
                 self.say, epochs, steps, recipe.batch_size, lambda: loop.waited
             )
             began = time.monotonic()
 
-            def validate(stop_if_asked: Callable[[], None]) -> dict[str, float]:
+            def validate(stop_if_asked: Callable[[], object]) -> dict[str, float]:
                 nonlocal began
                 logs: dict[str, float] = {}
                 for prefix in ("val_", "average_val_") if average else ("val_",):
                     averaged = average if prefix != "val_" else None
                     with averaged.applied() if averaged else _nothing():
-                        found = _evaluated(trained, checks, stop_if_asked)
+                        found = _counted(
+                            lambda images: engine.probabilities(trained, images),
+                            checks,
+                            stop_if_asked,
+                        )
                     logs |= {prefix + key: each for key, each in summary(found).items()}
                 return logs
 
@@ -370,14 +423,15 @@ class _Run:
                 },
                 variables={"average": average.variables} if average else {},
                 movers=[AverageWeights(average)] if average else (),
-                callbacks=[records, Lines(), *callbacks],
+                callbacks=[kept, Lines(), *callbacks],
                 validate=validate,
                 interval=interval,
                 seconds=seconds,
-                on_step=progress.on_step,
+                on_step=progress.on_step if engine.writes else None,
+                engine=engine,
             )
             self._introduce(optimizer, steps, epochs, description)
-            if dry_run:
+            if dry_run and engine.writes:
                 self._draw_batch(batches, description)
             try:
                 loop.run()
@@ -385,10 +439,22 @@ class _Run:
                 return self._stopped(stopped, loop, epochs, steps)
             except NonFiniteLossError as error:
                 self._diverged(error, loop, batches)
-            save(self.folder.model("last"), False)
-            if average:
-                save(self.folder.model("last", averaged=True), True)
-        return self._finish(loop, workers, dry_run)
+            if engine.writes:
+                save(self.folder.model("last"), False)
+                if average:
+                    save(self.folder.model("last", averaged=True), True)
+        with engine.alone():
+            result = self._finish(loop, workers, dry_run) if engine.writes else None
+        accuracy = engine.share(None if result is None else result.accuracy)
+        return result or TrainingResult(
+            self.folder.path,
+            True,
+            "",
+            "",
+            list(loop.history),
+            accuracy,
+            process=engine.process,
+        )
 
     def _introduce(
         self, optimizer: Any, steps: int, epochs: int, description: Any
@@ -401,6 +467,7 @@ class _Run:
             f"{trainable:,} of them trained, in {self.config['dtype']} on "
             f"{models.device_name()} ({self.config['backend']}); images of {size} x "
             f"{size} pixels"
+            + (f"; {self.engine.describe()}" if self.engine.describe() else "")
         )
         for group in optimizer.parameter_groups:
             self.say(
@@ -471,14 +538,22 @@ class _Run:
         )
         self.say(message)
         return TrainingResult(
-            self.folder.path, False, message, stopped.reason, list(loop.history)
+            self.folder.path,
+            False,
+            message,
+            stopped.reason,
+            list(loop.history),
+            process=self.engine.process,
         )
 
     def _diverged(
         self, error: NonFiniteLossError, loop: Loop, batches: TrainingBatches
     ) -> None:
-        self.say(f"{error}. Going there again from the checkpoint, to see where.")
-        found = explain(loop, batches, error)
+        if self.engine.replicas > 1:
+            found = "One process with one device, with the same command, says where."
+        else:
+            self.say(f"{error}. Going there again from the checkpoint, to see where.")
+            found = explain(loop, batches, error)
         raise TrainingDiverged(
             f"{error}. {found} The last good state is in {self.folder.checkpoint}."
         ) from error
@@ -532,21 +607,18 @@ class _WholeUpdates:
             source.close()  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _evaluated(
-    model: keras.Model, checks: EvaluationBatches, stop_if_asked: Callable[[], None]
-) -> Evaluation:
-    """Of a model that gives logits."""
-    return _counted(
-        lambda images: models.softmax(model.predict_on_batch(images)),
-        checks,
-        stop_if_asked,
-    )
+class _Elsewhere(keras.callbacks.Callback):
+    """Stands for the records in the processes that write none."""
+
+    def __init__(self, records: Records) -> None:
+        super().__init__()
+        self.get_state, self.set_state = records.get_state, records.set_state
 
 
 def _counted(
     probabilities: Callable[[np.ndarray], np.ndarray],
     checks: EvaluationBatches,
-    stop_if_asked: Callable[[], None],
+    stop_if_asked: Callable[[], object],
 ) -> Evaluation:
     counter = Counter(checks.source.class_names)
     for images, labels, mask in checks:
@@ -613,6 +685,25 @@ def _file_or_name(model: str | os.PathLike) -> str:
     return os.fspath(model)
 
 
+@contextlib.contextmanager
+def _shared_folder(path: Path, dry_run: bool, engine: Engine) -> Iterator[RunFolder]:
+    """The folder of the run, which the process that writes makes and takes."""
+    if engine.writes:
+        folder = _made_folder(path, dry_run)
+        with folder.taken():
+            engine.agree_on("", "folder")
+            yield folder
+        return
+    engine.agree_on("", "folder")
+    folder = RunFolder(path / "dry_run" if dry_run else path)
+    if not folder.path.is_dir():
+        raise ValueError(
+            "Expected a folder that all processes of the run see, on a shared file "
+            f"system; this one sees none. Received: output={str(path)!r}"
+        )
+    yield folder
+
+
 def _made_folder(path: Path, dry_run: bool) -> RunFolder:
     if dry_run:
         path = path / "dry_run"
@@ -671,6 +762,27 @@ def _parts_of_folder(data: Any) -> tuple[Path, Path] | None:
         if name in folders
     ]
     return (training[0], held[0]) if training and held else None
+
+
+def _checked_once(
+    parts: tuple[Source, Source],
+    about: Mapping[str, Any] | None,
+    check_images: bool,
+    workers: int | None,
+    folder: RunFolder,
+    say: Callable[[str], None],
+    engine: Engine,
+) -> SourceReport:
+    """As `_checked`, of which one process reads all images for all."""
+    report = None
+    if engine.writes:
+        report = _checked(parts, about, check_images, workers, folder, say)
+    unreadable = engine.share(None if report is None else report.unreadable)
+    if report is not None:
+        return report
+    return _checked(
+        parts, {"unreadable": unreadable}, check_images, workers, folder, say
+    )
 
 
 def _checked(

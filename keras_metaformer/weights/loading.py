@@ -165,10 +165,10 @@ def load_weights_file(
     except PortingError as error:
         raise ValueError(
             f"The weights {name or path.name} do not fit this model for images of "
-            f"shape {model.input_shape[1:]}. Models that mix tokens by matrices are "
-            "tied to one image size; for MLP-Mixer, ResMLP and gMLP "
-            "`token_interpolation=True` resizes the matrices, without a promise of "
-            f"accuracy. {error}"
+            f"shape {model.input_shape[1:]}. Models that mix tokens by matrices, or "
+            "have learned positions, are tied to one image size; "
+            "`token_interpolation=True` resizes these, without a promise of accuracy. "
+            f"{error}"
         ) from error
     if skip:
         warnings.warn(
@@ -200,6 +200,8 @@ def _open(
     if path.name.endswith(KERAS_SUFFIXES):
         classes = keras_files.classes(model, path, CLASSIFIER)
         changes: dict[str, None] = {}
+        if token_interpolation is True:
+            token_interpolation = keras_files.image_size(path) or True
         resize = token_resizer(model, token_interpolation, changes)
 
         def load(skip: bool) -> None:

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from keras_metaformer.arrays import to_numpy
-from keras_metaformer.layers import PositionEmbedding, TokenLinear
+from keras_metaformer.layers.token_weights import TokenWeights
 from keras_metaformer.weights.layouts import (
     from_pytorch,
     to_pytorch,
@@ -56,9 +56,10 @@ def port_weights(
         skip_classifier: bool. Whether the last layer stays as it is, for another number
             of classes.
         resize_tokens: bool, or `(height, width)`. Whether the matrices that MLP-Mixer,
-            ResMLP and gMLP mix tokens with, and learned positions, are resized for the
-            model's image size, with a warning. True takes matrices for those of square
-            images; for others give the size of those images, in pixels.
+            ResMLP, gMLP and RandFormer mix tokens with, and learned positions, are
+            resized for the model's image size, with a warning. True takes matrices for
+            those of square images; for others give the size of those images, in
+            pixels.
         adapt_channels: bool. Whether a first convolution for three channels is adapted
             to the number that the model's images have, with a warning: summed for one
             channel, else repeated and rescaled, as timm's `in_chans` does.
@@ -94,7 +95,7 @@ def port_weights(
             if (
                 ported is not None
                 and image_size
-                and isinstance(slot.layer, (TokenLinear, PositionEmbedding))
+                and isinstance(slot.layer, TokenWeights)
             ):
                 ported, change = _resized(model, slot, ported, image_size)
                 changes.update(change)
@@ -144,7 +145,7 @@ def _copied(array: np.ndarray, dtype: str) -> np.ndarray:
 def token_resizer(
     model: keras.Model, resize_tokens: bool | Sequence[int], warned: dict[str, None]
 ) -> Any:
-    """What makes weights of `TokenLinear` fit a model; None if that is not asked for.
+    """What makes weights of `TokenWeights` fit a model; None if that is not asked for.
 
     Args:
         model: that weights are loaded into.
@@ -158,7 +159,7 @@ def token_resizer(
     if image_size is None:
         return None
 
-    def resized(layer: TokenLinear, variable: Any, array: np.ndarray) -> np.ndarray:
+    def resized(layer: TokenWeights, variable: Any, array: np.ndarray) -> np.ndarray:
         slot = WeightSlot(variable.path, variable, layer)
         array, change = _resized(model, slot, array, image_size)
         warned.update(change)
@@ -178,9 +179,8 @@ def _image_size(resize_tokens: Any) -> tuple[int, int] | None:
     ):
         return (resize_tokens[0], resize_tokens[1])
     raise ValueError(
-        "Resizing token matrices is asked for by True, or by the (height, width) of "
-        "the images that they are for, in pixels, where those are not square. "
-        f"Received: {resize_tokens!r}"
+        "`resize_tokens` must be a bool, or the (height, width) in pixels of the "
+        f"images that the weights are for. Received: resize_tokens={resize_tokens!r}"
     )
 
 
@@ -188,18 +188,22 @@ def _resized(
     model: keras.Model, slot: WeightSlot, array: np.ndarray, image_size: tuple[int, int]
 ) -> tuple[np.ndarray, dict[str, None]]:
     """A weight for every token for the layer's own maps, and what to warn of."""
-    if isinstance(slot.layer, PositionEmbedding):
+    layer: Any = slot.layer
+    axes = layer.over_tokens(slot.variable)
+    if axes.is_map:
         return _resized_positions(model, slot, array)
+    if array.ndim != len(slot.variable.shape):
+        return array, {}
+    # As a kernel `(inputs, outputs)`, whose last axis a bias has alone.
+    kernel = array.T if axes.outputs_first else array
 
-    def grids(name: str, axis: int) -> tuple | None:
-        after = getattr(slot.layer, name)
-        if after is None or array.ndim != len(slot.variable.shape):
+    def grids(after: tuple[int, ...] | None, axis: int) -> tuple | None:
+        if after is None:
             return None
-        before = map_of_tokens(array.shape[axis], image_size)
+        before = map_of_tokens(kernel.shape[axis], image_size)
         return None if before is None else (before, tuple(after))
 
-    inputs = grids("input_grid", 0) if array.ndim == 2 else None
-    outputs = grids("output_grid", -1)
+    inputs, outputs = grids(axes.inputs, 0), grids(axes.outputs, -1)
     different = [pair for pair in (inputs, outputs) if pair and pair[0] != pair[1]]
     if not different:
         return array, {}
@@ -209,7 +213,8 @@ def _resized(
         f"{columns} tokens for images of shape {model.input_shape[1:]}: accuracy is "
         "not promised."
     )
-    return resize_token_weight(array, inputs, outputs), {warning: None}
+    resized = resize_token_weight(kernel, inputs, outputs)
+    return resized.T if axes.outputs_first else resized, {warning: None}
 
 
 def _resized_positions(

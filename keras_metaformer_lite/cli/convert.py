@@ -117,6 +117,7 @@ def _loaded_model(
     source: Path, name: str, classes: int | None, row: catalogue.Checkpoint | None
 ) -> Any:
     import keras_metaformer
+    from keras_metaformer.layers.initializers import undrawn
     from keras_metaformer.weights.loading import classes_in, load_weights_file
 
     constructor = getattr(keras_metaformer, name)
@@ -128,13 +129,14 @@ def _loaded_model(
             options["activation"] = row.activation
     if classes is not None:
         options["classes"] = classes
-    model = constructor(**options)
     try:
-        width = classes_in(model, source)
-        if width is not None and width != model.output_shape[-1]:
-            if classes is not None:
-                raise ValueError(f"it has {width} classes, not {classes}")
-            model = constructor(**{**options, "classes": width})
+        with undrawn():
+            model = constructor(**options)
+            width = classes_in(model, source)
+            if width is not None and width != model.output_shape[-1]:
+                if classes is not None:
+                    raise ValueError(f"it has {width} classes, not {classes}")
+                model = constructor(**{**options, "classes": width})
         load_weights_file(model, source)
     except (OSError, ValueError, KeyError) as error:
         stop(f"{source} does not fit {name}: {error}", WEIGHTS)

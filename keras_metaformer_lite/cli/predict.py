@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import enum
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer
 from keras_metaformer_lite.cli.chosen import chosen_classifier, chosen_target
 from keras_metaformer_lite.cli.evaluate import open_chosen
 from keras_metaformer_lite.cli.output import FAILED, USAGE, complain, say, stop
+from keras_metaformer_lite.data.predicted import as_table, table_row
 
 Format = enum.StrEnum("Format", "jsonl csv parquet")
 
@@ -23,7 +25,8 @@ def predict(
         list[str],
         typer.Argument(
             help="Image files, directories or glob patterns; - reads a list of files, "
-            "one a line, from standard input."
+            "one a line, from standard input. With --ray also .parquet tables of "
+            "images or paths, and addresses such as s3://bucket/photos/."
         ),
     ],
     model: Annotated[
@@ -38,8 +41,11 @@ def predict(
         typer.Option(help="Of a model of the list: a tag or a file."),
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="File to write; standard output if left out."),
+        str | None,
+        typer.Option(
+            help="File to write; standard output if left out. With --ray a folder or "
+            "address, which gets Parquet files."
+        ),
     ] = None,
     format: Annotated[
         Format | None,
@@ -64,6 +70,26 @@ def predict(
             "NAME.unreadable.csv, if left out."
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="As a job of Ray Data, on this machine or the cluster of RAY_ADDRESS. "
+            "The same command goes on where it ended.",
+        ),
+    ] = False,
+    actors: Annotated[
+        int, typer.Option(min=1, help="With --ray: copies of the model.")
+    ] = 1,
+    cpus: Annotated[
+        float, typer.Option(min=0.1, help="With --ray: of each actor.")
+    ] = 1,
+    gpus: Annotated[
+        float, typer.Option(min=0, help="With --ray: likewise, parts of one too.")
+    ] = 0,
+    part: Annotated[
+        int, typer.Option(min=1, help="With --ray: images of a file of the output.")
+    ] = 1024,
 ) -> None:
     """Write a model's probabilities or embeddings of images, one image a row.
 
@@ -77,14 +103,39 @@ def predict(
         find . -name "*.jpg" | keras-metaformer predict - --model run --top 3
 
         keras-metaformer predict photos/ --model run --embeddings --output e.parquet
+
+        keras-metaformer predict s3://bucket/photos/ --model run --ray --output found
     """
     chosen = chosen_classifier(model, weights)
-    kind = _kind(output, format)
     if top is not None and embeddings:
         stop("--top is of probabilities, so it goes without --embeddings", USAGE)
-    if output is not None:
-        chosen_target(output)
-        unreadable = unreadable or output.with_name(f"{output.name}.unreadable.csv")
+    if ray:
+        if output is None or format is not None or unreadable is not None:
+            stop(
+                "--ray writes Parquet files into a folder: give --output, and neither "
+                "--format nor --unreadable",
+                USAGE,
+            )
+        _predict_with_ray(
+            images,
+            chosen,
+            output,
+            weights=weights,
+            embeddings=embeddings,
+            top=top,
+            batch_size=batch,
+            part=part,
+            actors=actors,
+            cpus=cpus,
+            gpus=gpus,
+            workers=workers or 0,
+        )
+        return
+    target = None if output is None else Path(output)
+    kind = _kind(target, format)
+    if target is not None:
+        chosen_target(target)
+        unreadable = unreadable or target.with_name(f"{target.name}.unreadable.csv")
     if unreadable is not None:
         chosen_target(unreadable)
     files = _files(images)
@@ -94,7 +145,7 @@ def predict(
 
     lost: list[tuple[str, str]] = []
     try:
-        with _writer(output, kind) as writer:
+        with _writer(target, kind) as writer:
             for found in predicted_batches(
                 classifier,
                 files,
@@ -103,13 +154,57 @@ def predict(
                 workers=workers,
             ):
                 for name, values in zip(found.names, found.values, strict=True):
-                    writer.write(_row(name, values, found.class_names, top, embeddings))
+                    row = table_row(name, values, found.class_names, top, embeddings)
+                    writer.write(row)
                 lost += found.unreadable
     except ValueError as error:
         stop(error, USAGE)
     except (ImportError, OSError) as error:
         stop(error, FAILED)
     _report(lost, unreadable)
+
+
+def _predict_with_ray(
+    images: list[str], model: str, output: str, **options: Any
+) -> None:
+    """Runs the job, and says what came of it."""
+    missing = [
+        package
+        for package in ("ray", "pyarrow")
+        if importlib.util.find_spec(package) is None
+    ]
+    if missing:
+        stop(
+            f"--ray needs {', '.join(missing)}: pip install 'keras-metaformer[ray]'",
+            FAILED,
+        )
+    named: list[str] = []
+    for each in images:
+        named += sys.stdin.read().splitlines() if each == "-" else [each]
+    from keras_metaformer.training.ray_prediction import predict_with_ray
+
+    try:
+        found = predict_with_ray(
+            model,
+            [each for each in named if each.strip()],
+            output,
+            say=lambda text: say(text, error=True),
+            **options,
+        )
+    except ValueError as error:
+        stop(error, USAGE)
+    except (ImportError, OSError) as error:
+        stop(error, FAILED)
+    count = found["images"] + found["unreadable"]
+    rate = f", {count / found['seconds']:.4g} images/s" if count else ""
+    say(
+        f"{count:,} images in {found['seconds']:.3g} s{rate}: {output}/predictions and "
+        f"{output}/unreadable",
+        error=True,
+    )
+    if found["unreadable"]:
+        say(f"{found['unreadable']:,} images could not be read", error=True)
+        raise typer.Exit(FAILED)
 
 
 def _kind(output: Path | None, given: Format | None) -> Format:
@@ -129,8 +224,6 @@ def _kind(output: Path | None, given: Format | None) -> Format:
     if kind == Format.parquet:
         if output is None:
             stop("A Parquet table needs --output", USAGE)
-        import importlib.util
-
         if importlib.util.find_spec("pyarrow") is None:
             stop("Parquet needs pyarrow: pip install 'keras-metaformer[train]'", FAILED)
     return kind
@@ -149,30 +242,6 @@ def _files(images: list[str]) -> list[Path]:
         return expand_images(named)
     except (ImageError, OSError, ValueError) as error:
         stop(error, USAGE)
-
-
-def _row(
-    name: str, values: Any, class_names: Any, top: int | None, embeddings: bool
-) -> dict[str, Any]:
-    # Bytes of a name that are no UTF-8 are written as escapes.
-    row: dict[str, Any] = {
-        "image": name.encode("utf-8", "backslashreplace").decode("utf-8")
-    }
-    if embeddings:
-        return row | {f"e{place}": float(each) for place, each in enumerate(values)}
-    names = class_names or [str(place) for place in range(len(values))]
-    if top is None:
-        # Names of ImageNet's classes occur twice.
-        unique = len(set(names)) == len(names)
-        columns = names if unique else [f"{i} {each}" for i, each in enumerate(names)]
-        return row | {
-            each: float(value) for each, value in zip(columns, values, strict=True)
-        }
-    best = (-values).argsort(kind="stable")[:top]
-    for rank, place in enumerate(best, 1):
-        row[f"class_{rank}"] = names[place]
-        row[f"probability_{rank}"] = float(values[place])
-    return row
 
 
 class _Lines:
@@ -206,21 +275,13 @@ class _Parquet:
             self.flush()
 
     def flush(self) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as parquet
 
         if not self._rows:
             return
-        # Values are computed in float32.
-        schema = pa.schema(
-            [
-                (name, pa.float32() if isinstance(value, float) else pa.string())
-                for name, value in self._rows[0].items()
-            ]
-        )
-        table = pa.Table.from_pylist(self._rows, schema)
+        table = as_table(self._rows)
         if self._file is None:
-            self._file = parquet.ParquetWriter(self._path, schema)
+            self._file = parquet.ParquetWriter(self._path, table.schema)
         self._file.write_table(table)
         self._rows = []
 

@@ -3,6 +3,7 @@
 import enum
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +18,7 @@ from keras_metaformer_lite.cli.output import (
     say,
     stop,
 )
+from keras_metaformer_lite.processes import python_command
 
 #: What training imports beyond the package's own dependencies, by module.
 REQUIRED = {"matplotlib": "matplotlib", "tensorboardX": "tensorboardX"}
@@ -129,6 +131,26 @@ def train(
             "--deterministic", help="Deterministic operations alone, on GPUs."
         ),
     ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of this machine to train on together; the batch is divided."
+        ),
+    ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="One of several processes, which a launcher such as torchrun or srun "
+            "has started with the same command and a common --output.",
+        ),
+    ] = False,
+    model_parallel: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Over how many of the devices large weights are spread (JAX)."
+        ),
+    ] = 1,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -190,8 +212,13 @@ def train(
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+    if devices is not None and devices > 1:
+        distributed = _in_launched_process(devices)
+        devices = None if distributed else devices
+
     import keras_metaformer
     from keras_metaformer.training.checkpoint import CheckpointError
+    from keras_metaformer.training.distribution import ProcessLost
     from keras_metaformer.training.run import TrainingDiverged
     from keras_metaformer_lite.weights.download import DownloadError
 
@@ -215,16 +242,19 @@ def train(
             checkpoint_every=checkpoint_every,
             time_limit=time,
             deterministic=deterministic,
+            devices=devices,
+            distributed=distributed,
+            model_parallel=model_parallel,
             dry_run=dry_run,
             say=_say_aside if json else say,
         )
     except DownloadError as error:
         stop(error, WEIGHTS)
-    except (CheckpointError, TrainingDiverged) as error:
+    except (CheckpointError, TrainingDiverged, ProcessLost) as error:
         stop(error, FAILED)
     except (ValueError, ImportError, OSError) as error:
         stop(error, USAGE if isinstance(error, ValueError) else FAILED)
-    if json:
+    if json and result.process == 0:
         evaluation = result.evaluation
         print_json(
             {
@@ -236,6 +266,25 @@ def train(
         )
     if not result.finished:
         raise typer.Exit(_STOPPED.get(result.reason, 0))
+
+
+def _in_launched_process(devices: int) -> bool:
+    """Whether this is one of PyTorch's processes, of which each has a device.
+
+    Where it should be and is not, the command goes on as `torchrun`, which starts them.
+    """
+    import keras
+
+    if keras.backend.backend() == "torch" and "LOCAL_RANK" not in os.environ:
+        _become_torchrun(devices)
+    return keras.backend.backend() == "torch"
+
+
+def _become_torchrun(devices: int) -> None:
+    own = python_command("-c", "from keras_metaformer_lite.cli import main; main()")
+    launcher = python_command("-m", "torch.distributed.run", "--standalone")
+    launcher += [f"--nproc-per-node={devices}", "--no-python", *own, *sys.argv[1:]]
+    os.execv(launcher[0], launcher)
 
 
 def _say_aside(text: str) -> None:

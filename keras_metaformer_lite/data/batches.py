@@ -49,6 +49,9 @@ class TrainingBatches:
         seed: int, not negative.
         workers: processes that prepare images; 0 for none, None for one for each core
             but one.
+        part: `(number, of)`: which of so many equal parts of each batch is made. The
+            parts of a batch together have each of its images once; images that are
+            mixed with each other are in one part wherever they can be.
 
     Raises:
         DataError: if the source has too few images for one batch.
@@ -63,8 +66,10 @@ class TrainingBatches:
         batch_size: int,
         seed: int = 0,
         workers: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_batch_size(batch_size)
+        _check_part(part, batch_size)
         if seed < 0:
             raise ValueError(f"`seed` must not be negative. Received: seed={seed}")
         if len(source) < batch_size:
@@ -75,6 +80,7 @@ class TrainingBatches:
         self.source, self.description = source, description
         self.augmentation = augmentation
         self.batch_size, self.seed = batch_size, seed
+        self._places = _places_of_part(batch_size, *part)
         self._order = (-1, np.zeros(0, "int64"))
         self._pool = WorkerPool(
             _TrainingImages(source, description, augmentation, seed), workers
@@ -121,7 +127,8 @@ class TrainingBatches:
 
         Yields:
             `(images, targets)`: float32 `(batch, size, size, 3)`, normalised or of
-            pixels 0..255 as the model takes them, and float32 `(batch, classes)`.
+            pixels 0..255 as the model takes them, and float32 `(batch, classes)`; of
+            the part of the batch, where there are parts.
 
         Raises:
             DataError: if an image cannot be read.
@@ -134,10 +141,14 @@ class TrainingBatches:
         self, epoch: int, steps: range
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         classes = len(self.source.class_names)
-        places = _pairs(self.batch_size)
+        # What is made: the part, and the partners of its images.
+        made = np.union1d(self._places, self.batch_size - 1 - self._places)
+        kept = np.searchsorted(made, self._places)
+        whole = len(kept) == len(made)
+        places = _pairs(len(made))
         plans = [self.indices(epoch, step) for step in steps]
         tasks = (
-            _Task(epoch, indices[part], self.mixing(epoch, step))
+            _Task(epoch, indices[made[part]], self.mixing(epoch, step))
             for step, indices in zip(steps, plans, strict=True)
             for part in places
         )
@@ -146,9 +157,10 @@ class TrainingBatches:
         ahead = len(places) + 2 * self._pool.workers
         with contextlib.closing(self._pool.run(tasks, ahead)) as results:
             for step, indices in zip(steps, plans, strict=True):
-                images = _collected(results, places, self.batch_size)
+                images = _collected(results, places, len(made))
                 mixing = self.mixing(epoch, step)
-                yield images, mixing.targets(labels[indices], classes, smoothing)
+                targets = mixing.targets(labels[indices], classes, smoothing)
+                yield images if whole else images[kept], targets[self._places]
 
     def close(self) -> None:
         """End the worker processes."""
@@ -172,6 +184,11 @@ class EvaluationBatches:
         batch_size: int. Images of a batch.
         workers: processes that prepare images; 0 for none, None for one for each core
             but one.
+        part: `(number, of)`: which of so many equal parts of each batch has its images
+            made; labels and mask are always those of the whole batch.
+
+    Raises:
+        ValueError: if an argument is out of its range.
     """
 
     def __init__(
@@ -180,10 +197,15 @@ class EvaluationBatches:
         description: ImageDescription,
         batch_size: int,
         workers: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         _check_batch_size(batch_size)
+        _check_part(part, batch_size)
         self.source, self.description = source, description
         self.batch_size = batch_size
+        number, parts = part
+        self._size = batch_size // parts
+        self._first = number * self._size
         self._pool = WorkerPool(_EvaluationImages(source, description), workers)
 
     def __len__(self) -> int:
@@ -195,8 +217,8 @@ class EvaluationBatches:
 
         Yields:
             `(images, labels, mask)`: float32 `(batch, size, size, 3)` as the model
-            takes them, int64 `(batch,)`, and float32 `(batch,)` of ones, with zeros
-            where the batch was filled up.
+            takes them, of the part of the batch, int64 `(batch,)`, and float32
+            `(batch,)` of ones, with zeros where the batch was filled up.
 
         Raises:
             DataError: if an image cannot be read.
@@ -209,24 +231,29 @@ class EvaluationBatches:
             np.arange(start, min(start + self.batch_size, len(self.source)))
             for start in starts
         ]
+        own = [batch[self._first :][: self._size] for batch in batches]
         places = [
             [
                 range(at, min(at + _TASK, len(batch)))
                 for at in range(0, len(batch), _TASK)
             ]
-            for batch in batches
+            for batch in own
         ]
         tasks = (
             batch[part]
-            for batch, parts in zip(batches, places, strict=True)
+            for batch, parts in zip(own, places, strict=True)
             for part in parts
         )
-        ahead = math.ceil(self.batch_size / _TASK) + 2 * self._pool.workers
+        ahead = math.ceil(self._size / _TASK) + 2 * self._pool.workers
         known = self.source.labels
+        size = self.description.transform.resolution
         with contextlib.closing(self._pool.run(tasks, ahead)) as results:
-            for batch, parts in zip(batches, places, strict=True):
-                images = _collected(results, parts, self.batch_size)
-                images[len(batch) :] = 0
+            for batch, parts, some in zip(batches, places, own, strict=True):
+                if len(some):
+                    images = _collected(results, parts, self._size)
+                    images[len(some) :] = 0
+                else:
+                    images = np.zeros((self._size, size, size, 3), "float32")
                 labels = np.zeros(self.batch_size, "int64")
                 mask = np.zeros(self.batch_size, "float32")
                 labels[: len(batch)] = known[batch]
@@ -325,6 +352,17 @@ def _loaded(source: Source, index: int) -> Any:
         raise DataError(f"An image cannot be read: {error}") from error
 
 
+def _places_of_part(batch_size: int, number: int, parts: int) -> np.ndarray:
+    """The places in a batch of one of its parts, in ascending order.
+
+    Partners, which lie mirrored in the batch, follow each other before it is cut.
+    """
+    first = np.arange((batch_size + 1) // 2)
+    pairs = np.stack([first, batch_size - 1 - first], axis=1).reshape(-1)[:batch_size]
+    size = batch_size // parts
+    return np.sort(pairs[number * size :][:size])
+
+
 def _pairs(batch_size: int) -> list[np.ndarray]:
     """The places of a batch in parts that hold images together with their partners."""
     half = (batch_size + 1) // 2
@@ -399,4 +437,13 @@ def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
         raise ValueError(
             f"`batch_size` must be positive. Received: batch_size={batch_size}"
+        )
+
+
+def _check_part(part: tuple[int, int], batch_size: int) -> None:
+    number, parts = part
+    if parts < 1 or not 0 <= number < parts or batch_size % parts:
+        raise ValueError(
+            "`part` must be (number, of), of as many parts as the batch can be cut "
+            f"into equally. Received: part={part}, batch_size={batch_size}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,59 @@ class ImageReader:
             else:
                 found.append((str(file), image, ""))
         return found
+
+
+def table_row(
+    name: str,
+    values: np.ndarray,
+    class_names: Sequence[str] | None,
+    top: int | None,
+    embeddings: bool,
+) -> dict[str, Any]:
+    """What a table says of an image, by column.
+
+    Args:
+        name: of the image.
+        values: `(classes,)` probabilities, or an embedding.
+        class_names: one per class, or None for their numbers.
+        top: of how many classes, the most probable ones; None for all.
+        embeddings: bool. What `values` is.
+    """
+    # Bytes of a name that are no UTF-8 are written as escapes.
+    row: dict[str, Any] = {
+        "image": name.encode("utf-8", "backslashreplace").decode("utf-8")
+    }
+    if embeddings:
+        return row | {f"e{place}": float(each) for place, each in enumerate(values)}
+    names = class_names or [str(place) for place in range(len(values))]
+    if top is None:
+        # Names of ImageNet's classes occur twice.
+        unique = len(set(names)) == len(names)
+        columns = names if unique else [f"{i} {each}" for i, each in enumerate(names)]
+        return row | {
+            each: float(value) for each, value in zip(columns, values, strict=True)
+        }
+    best = (-values).argsort(kind="stable")[:top]
+    for rank, place in enumerate(best, 1):
+        row[f"class_{rank}"] = names[place]
+        row[f"probability_{rank}"] = float(values[place])
+    return row
+
+
+def as_table(rows: Sequence[dict[str, Any]]) -> Any:
+    """Rows of `table_row`, at least one, as a table of pyarrow's.
+
+    Values are float32, as they were computed.
+    """
+    import pyarrow as pa
+
+    schema = pa.schema(
+        [
+            (name, pa.float32() if isinstance(value, float) else pa.string())
+            for name, value in rows[0].items()
+        ]
+    )
+    return pa.Table.from_pylist(list(rows), schema)
 
 
 def with_classes(source: Source, class_names: Sequence[str]) -> Source:

@@ -28,10 +28,10 @@ _AXIS_LABELS = 2
 # What may be read of a stranger's file.
 _MOST_METADATA = 1 << 16
 _LEAST_CROP = 0.1
-_SETTINGS: dict[str, Any] = {
-    "crop_fraction": (int, float),
-    "interpolation": str,
-    "squash": bool,
+_SETTINGS: dict[str, tuple[Any, str]] = {
+    "crop_fraction": ((int, float), "a number"),
+    "interpolation": (str, "a str"),
+    "squash": (bool, "a bool"),
 }
 
 
@@ -106,11 +106,15 @@ def check_transform(transform: Any) -> None:
     """Raise a `ValueError` unless these are settings of an `EvaluationTransform`."""
     if not isinstance(transform, dict) or not transform.keys() <= _SETTINGS.keys():
         raise ValueError(
-            f"`transform` has {', '.join(_SETTINGS)}. Received: {transform!r:.200}"
+            f"`transform` must be a dict of {', '.join(_SETTINGS)}. "
+            f"Received: transform={transform!r:.200}"
         )
     for name, value in transform.items():
-        if not isinstance(value, _SETTINGS[name]):
-            raise ValueError(f"Received: {name}={value!r:.80} in `transform`")
+        if not isinstance(value, _SETTINGS[name][0]):
+            raise ValueError(
+                f"`{name}` of `transform` must be {_SETTINGS[name][1]}. "
+                f"Received: {name}={value!r:.80}"
+            )
     # A crop of a small part is cut out of an image made very large.
     if not _LEAST_CROP <= transform.get("crop_fraction", 1.0) <= 1:
         raise ValueError(

@@ -29,6 +29,8 @@ LONGEST_WAIT_SECONDS = 60  # that a busy server may ask for
 MOST_BYTES = 4 << 30  # the largest published file has less than 1 GiB
 _CHUNK_BYTES = 1 << 16  # what a broken connection loses at most
 _HUB_URL = re.compile(r"https://huggingface\.co/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+#: The hub's name of a commit, whose files stay as they are.
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Failures of the disk, not of the file's content.
 DISK_ERRORS = {
@@ -43,6 +45,14 @@ DISK_ERRORS = {
 
 class DownloadError(OSError):
     """A checkpoint could not be fetched, or is not what it should be."""
+
+
+class NotThereError(DownloadError):
+    """There is no such file, or no such revision, of a repository that is there."""
+
+
+class UnreachableError(DownloadError):
+    """Nobody answers."""
 
 
 class _TransientError(Exception):
@@ -61,17 +71,28 @@ def is_offline() -> bool:
     )
 
 
-def failure(url: str, what: str, hand_placed: Path) -> DownloadError:
+def failure(
+    url: str,
+    what: str,
+    hand_placed: Path | None,
+    kind: type[DownloadError] = DownloadError,
+) -> DownloadError:
     """The error that says what happened to `url` and what can be done.
 
     Args:
         url: address asked for.
         what: what happened.
-        hand_placed: path at which a file fetched by other means is found.
+        hand_placed: path at which a file fetched by other means is found, or None.
+        kind: class of the error.
     """
-    return DownloadError(
-        f"Could not fetch {url}: {what}. A file fetched by other means may be put at "
-        f"{hand_placed} and is then used instead. HF_ENDPOINT names a mirror of the "
+    instead = (
+        f"A file fetched by other means may be put at {hand_placed} and is then used "
+        "instead. "
+        if hand_placed
+        else ""
+    )
+    return kind(
+        f"Could not fetch {url}: {what}. {instead}HF_ENDPOINT names a mirror of the "
         "Hugging Face hub; HF_HUB_OFFLINE=1 (or KERAS_METAFORMER_OFFLINE=1) forbids "
         f"all requests and must be unset to download. Received: url={url!r}"
     )
@@ -92,7 +113,8 @@ def fetch(url: str, folder: Path, hand_placed: Path) -> Path:
         DownloadError: if the whole file cannot be had.
     """
     if match := _HUB_URL.fullmatch(url):
-        return _fetch_from_hub(url, *match.groups(), hand_placed=hand_placed)
+        repository, revision, file = match.groups()
+        return fetch_from_hub(repository, revision, file, hand_placed)
     target = folder / url.rsplit("/", 1)[-1]
     if target.is_file() and not target.is_symlink():
         return target
@@ -108,18 +130,35 @@ def cached_by_hub(url: str) -> Path | None:
         url: address of the file; any other than the hub's is in no such cache.
     """
     match = _HUB_URL.fullmatch(url)
-    if match is None:
-        return None
+    return None if match is None else in_cache_of_hub(*match.groups())
+
+
+def in_cache_of_hub(repository: str, revision: str, file: str) -> Path | None:
+    """As `cached_by_hub`, of a file that is given as in `fetch_from_hub`."""
     from huggingface_hub import try_to_load_from_cache
 
-    repository, revision, file = match.groups()
     cached = try_to_load_from_cache(repository, file, revision=revision)
     return Path(cached) if isinstance(cached, str) else None
 
 
-def _fetch_from_hub(
-    url: str, repository: str, revision: str, file: str, hand_placed: Path
+def fetch_from_hub(
+    repository: str, revision: str, file: str, hand_placed: Path | None = None
 ) -> Path:
+    """The path of a file of the hub in its client's cache, downloaded if need be.
+
+    Args:
+        repository: `"owner/name"`.
+        revision: a branch, which is asked for anew each time, a tag, or a commit, whose
+            cached files are taken without a request.
+        file: its path in the repository.
+        hand_placed: path that errors name for a file fetched by other means, or None.
+
+    Raises:
+        DownloadError: if the whole file cannot be had: a `NotThereError` or an
+            `UnreachableError` where it is that.
+    """
+    from urllib.parse import quote
+
     from huggingface_hub import (
         constants,
         errors,
@@ -128,17 +167,22 @@ def _fetch_from_hub(
         hf_hub_url,
     )
 
+    url = (
+        f"https://huggingface.co/{repository}/resolve/{quote(revision, safe='')}/{file}"
+    )
+    # The client's own offline download is not silent: it may ask the hub which programs
+    # are AI agents, to name the caller in its User-Agent.
+    stays = is_offline() or COMMIT.fullmatch(revision)
+    if stays and (cached := in_cache_of_hub(repository, revision, file)):
+        return cached
     if is_offline():
-        # The client's own offline download is not silent: it may ask the hub which
-        # programs are AI agents, to name the caller in its User-Agent.
-        if cached := cached_by_hub(url):
-            return cached
         what = "offline mode is on and the hub's cache does not have it"
-        raise failure(url, what, hand_placed)
+        raise failure(url, what, hand_placed, UnreachableError)
     wait = 0.0
     reached = False
     for attempt in range(ATTEMPTS):
         time.sleep(max(_delay(attempt), wait))
+        kind = DownloadError
         try:
             # Asked first, since the client's download tries six times in a minute
             # before it says that nobody answers.
@@ -163,8 +207,10 @@ def _fetch_from_hub(
                 what = _status(cause.response.status_code)
             else:
                 what = f"{constants.ENDPOINT} cannot be reached ({cause})"
+                kind = UnreachableError
         except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
             what, cause = f"not there (404). {_first_line(error)}", error
+            kind = NotThereError
         except errors.HfHubHTTPError as error:
             status, headers = error.response.status_code, error.response.headers
             what, cause = _status(status), error
@@ -184,8 +230,9 @@ def _fetch_from_hub(
                 what = f"the connection broke {ATTEMPTS} times ({error})"
             else:
                 what = f"{constants.ENDPOINT} cannot be reached ({error})"
+                kind = UnreachableError
             cause = error
-        raise failure(url, what, hand_placed) from cause
+        raise failure(url, what, hand_placed, kind) from cause
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
@@ -401,7 +448,7 @@ def _check_response(
     return total
 
 
-def _require_size(size: int | None, url: str, hand_placed: Path) -> None:
+def _require_size(size: int | None, url: str, hand_placed: Path | None) -> None:
     if size is not None and size > MOST_BYTES:
         what = f"of {size} bytes or more; expected at most {MOST_BYTES}"
         raise failure(url, what, hand_placed)
@@ -429,7 +476,7 @@ def _is_transient(status: int) -> bool:
     return status in (408, 429) or status >= 500
 
 
-def _retry_after(value: str | None, url: str, hand_placed: Path) -> float:
+def _retry_after(value: str | None, url: str, hand_placed: Path | None) -> float:
     """Seconds that a busy server asks for; an error if they are too many."""
     if value is None:
         return 0.0
@@ -452,7 +499,7 @@ def _delay(attempt: int) -> float:
 
 
 def _status(status: int) -> str:
-    meaning = {401: "a token is needed", 403: "access refused", 404: "not there"}
+    meaning = {401: "a valid token is needed", 403: "access refused", 404: "not there"}
     return f"{meaning.get(status, 'the server answered')} (HTTP status {status})"
 
 

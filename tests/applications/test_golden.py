@@ -48,15 +48,21 @@ def _quick_cases() -> set[str]:
 
 
 def _parametrise() -> list:
-    quick = _quick_cases()
-    return [
-        pytest.param(
-            case,
-            id=case["id"],
-            marks=() if case["id"] in quick else pytest.mark.large,
-        )
-        for case in filter(_known, cases.all_cases())
-    ]
+    """On each backend one case of a family, on one the other namings and sizes too."""
+    quick, seen, found = _quick_cases(), set(), []
+    for case in sorted(
+        filter(_known, cases.all_cases()), key=lambda case: case["parameters"]
+    ):
+        family = families.get(case["constructor"]).family
+        if case["id"] not in quick:
+            marks: Any = pytest.mark.large
+        elif family in seen:
+            marks = pytest.mark.one_backend
+        else:
+            marks = ()
+            seen.add(family)
+        found.append(pytest.param(case, id=case["id"], marks=marks))
+    return found
 
 
 @pytest.fixture

@@ -47,6 +47,8 @@ def _parametrise() -> list:
     ]
 
 
+# Drawn by NumPy.
+@pytest.mark.one_backend
 @pytest.mark.parametrize("model", _parametrise())
 def test_a_fresh_model_starts_as_the_reference(model: str) -> None:
     record = RECORDED[model]

@@ -16,6 +16,7 @@ def _run(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
+@pytest.mark.one_backend
 def test_benchmark(tmp_path):
     table, chart = tmp_path / "results.csv", tmp_path / "results.png"
     result = _run(

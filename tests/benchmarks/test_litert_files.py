@@ -1,12 +1,12 @@
 """The table of exported files in docs/mobile.md."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+
+from tests.benchmarks.programs import run_program
 
 pytestmark = pytest.mark.backend_independent
 
@@ -22,15 +22,6 @@ REPORT = {
     "top1_agreement": 1.0,
     "images": "12 images, photographs",
 }
-
-
-def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.litert_files", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
 
 
 def _junit(path, **reports):
@@ -62,7 +53,9 @@ def test_a_table(tmp_path):
     text = PAGE.read_text("utf-8")
     page.write_text(text, encoding="utf-8")
     written = tmp_path / "files.csv"
-    finished = _run(tensorflow, jax, "--page", page, "--csv", written)
+    finished = run_program(
+        "litert_files", tensorflow, jax, "--page", page, "--csv", written
+    )
     assert finished.returncode == 0, finished.stderr
     assert len(written.read_text("utf-8").splitlines()) == 5
     assert (
@@ -79,8 +72,10 @@ def test_what_cannot_be_written(tmp_path):
     page.write_text("no marks")
     junit = _junit(tmp_path / "tensorflow.xml", tensorflow_FFNet1_float32={})
     written = tmp_path / "files.csv"
-    finished = _run(junit, "--page", page, "--csv", written)
+    finished = run_program("litert_files", junit, "--page", page, "--csv", written)
     assert "needs the marks" in finished.stderr
-    finished = _run(_junit(tmp_path / "empty.xml"), "--page", PAGE, "--csv", written)
+    finished = run_program(
+        "litert_files", _junit(tmp_path / "empty.xml"), "--page", PAGE, "--csv", written
+    )
     assert "no reports" in finished.stderr
     assert not written.exists()

@@ -15,6 +15,9 @@ from keras_metaformer.layers import MetaMixer
 from keras_metaformer.models.complexity import count_macs, layer_macs
 from tests.small_models import FAMILIES, build_small, every_family
 
+# The same layers of Keras on each backend, for layers that are tested on each.
+pytestmark = pytest.mark.one_backend
+
 
 def _randomised(model: Any) -> Any:
     """Weights that are not all zeros and ones, so that none can be left out unseen."""

@@ -1,12 +1,11 @@
 """The results in docs/performance.md."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.rows import make_rows, write_csv
+from tests.benchmarks.programs import run_program
 from tests.benchmarks.test_rows import OUTCOMES
 
 pytestmark = pytest.mark.backend_independent
@@ -14,17 +13,8 @@ pytestmark = pytest.mark.backend_independent
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks.write_table", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-
-
 def test_the_page_is_current():
-    finished = _run("--check")
+    finished = run_program("write_table", "--check")
     assert finished.returncode == 0, finished.stderr
 
 
@@ -41,9 +31,9 @@ def test_a_table(tmp_path):
     text = (ROOT / "docs" / "performance.md").read_text("utf-8")
     page.write_text(text, encoding="utf-8")
     arguments = (tmp_path / "run.csv", "--page", page)
-    assert _run(*arguments, "--check").returncode == 1
-    assert _run(*arguments).returncode == 0
-    assert _run(*arguments, "--check").returncode == 0
+    assert run_program("write_table", *arguments, "--check").returncode == 1
+    assert run_program("write_table", *arguments).returncode == 0
+    assert run_program("write_table", *arguments, "--check").returncode == 0
     lines = page.read_text("utf-8").splitlines()
     assert "### Some Processor, 2 cores, 2026-01-02" in lines
     assert "| | CAFormerS18, batch 4 |" in lines

@@ -5,18 +5,14 @@ import numpy as np
 import pytest
 
 from keras_metaformer import blocks, layers
-from tests.layer_checks import run_layer_test, to_numpy
+from tests.layer_checks import kernel_of, run_layer_test, to_numpy
 from tests.reference import formulas
 
 MAP = (2, 5, 4, 8)
 
 
-def _kernel(layer):
-    return to_numpy(layer.kernel).astype("float64")
-
-
 def _dense(layer, x):
-    y = x @ _kernel(layer)
+    y = x @ kernel_of(layer)
     return y + to_numpy(layer.bias) if layer.use_bias else y
 
 
@@ -38,7 +34,7 @@ def _mlp(layer, x):
 def _downsampling(layer, x):
     if layer.pre_norm is not None:
         x = _layer_norm(layer.pre_norm, x)
-    kernel = _kernel(layer.convolution)
+    kernel = kernel_of(layer.convolution)
     x = formulas.convolution(x, kernel, layer.strides, layer.padding)
     x = x + to_numpy(layer.convolution.bias)
     return x if layer.post_norm is None else _layer_norm(layer.post_norm, x)
@@ -216,7 +212,7 @@ def test_dropout_of_the_mlp_acts_in_training_only_and_is_seeded():
         (lambda: blocks.Downsampling(8, 3, -2), "Received: strides=-2"),
         (
             lambda: blocks.Downsampling(8, 7, 4, 2).build((None, 2, 9, 3)),
-            "expected at least 3 pixels. Received: 2",
+            "at least 3 pixels high and wide. Received: 2",
         ),
         (
             lambda: _step(layers.IdentityMixer, residual_scaling="res")(),

@@ -39,6 +39,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
         np.testing.assert_array_equal(found[key], array, err_msg=key)
 
 
+@pytest.mark.one_backend
 def test_there_and_back_bit_for_bit(tmp_path: Path) -> None:
     """One chain through all formats that are written, and two namings."""
     start = model()

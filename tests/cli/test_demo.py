@@ -54,6 +54,7 @@ def test_the_demo_trains_exports_and_compares(tmp_path, few_digits):
     assert accuracy == pytest.approx(report["keras"]["accuracy"])
 
 
+@pytest.mark.one_backend
 def test_the_demo_tells_what_it_does(tmp_path, monkeypatch):
     report = {
         "backend": "jax",

@@ -34,6 +34,7 @@ def _run(*arguments):
     return CliRunner().invoke(app, ["export", *map(str, arguments)])
 
 
+@pytest.mark.one_backend
 def test_export(small_model, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3)).astype("uint8")
     Image.fromarray(pixels).save(tmp_path / "image.png")
@@ -52,6 +53,7 @@ def test_export(small_model, tmp_path):
     assert len(runner.classify(tmp_path / "image.png", top=2)[0]) == 2
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -68,6 +70,7 @@ def test_errors(arguments, code, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.backend_independent
 def test_int8_without_images(small_model, tmp_path):
     result = _run("--output", tmp_path / "model.tflite", "--quantize", "int8")
     assert result.exit_code == 2

@@ -23,6 +23,7 @@ def digits(wrong: int, number: int = 70):
     return images, labels, np.eye(10)[answers]
 
 
+@pytest.mark.backend_independent
 def test_wrong_answers_are_marked_in_red(tmp_path):
     none, one, two = (tmp_path / name for name in ("none.png", "one.png", "two.png"))
 
@@ -36,6 +37,7 @@ def test_wrong_answers_are_marked_in_red(tmp_path):
     assert red_pixels(one) > 100
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize("number", [1, 7, 61])
 def test_any_number_of_digits_can_be_drawn(tmp_path, number):
     path = tmp_path / "digits.png"
@@ -46,6 +48,7 @@ def test_any_number_of_digits_can_be_drawn(tmp_path, number):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize("epochs", [1, 12])
 def test_curves_of_any_length_can_be_drawn(tmp_path, epochs):
     path = tmp_path / "curves.png"

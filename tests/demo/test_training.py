@@ -38,6 +38,7 @@ def test_the_model_takes_pixels_and_gives_probabilities():
     np.testing.assert_allclose(result.sum(axis=-1), 1, rtol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_training_learns_and_reports_every_epoch():
     keras.utils.set_random_seed(0)
     # Black or white: what a few steps can learn.

@@ -4,8 +4,17 @@ from examples import ffnification
 from keras_metaformer import layers
 from keras_metaformer.models.complexity import count_macs
 
+FIRST, *BETWEEN, LAST = ffnification.STEPS
 
-@pytest.mark.parametrize("step", ffnification.STEPS)
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        FIRST,
+        *(pytest.param(step, marks=pytest.mark.one_backend) for step in BETWEEN),
+        LAST,
+    ],
+)
 def test_each_step_trains(step):
     measured = ffnification.measure(step, epochs=1, samples=64)
     assert 0.0 <= measured.accuracy <= 1.0

@@ -15,7 +15,15 @@ def test_windows_are_of_the_text_and_hide_the_middle():
     assert len(np.unique(texts.inputs)) > 30
 
 
-@pytest.mark.parametrize("mixer", sequences.MIXERS)
+@pytest.mark.parametrize(
+    "mixer",
+    [
+        pytest.param(
+            mixer, marks=() if mixer == "attention" else pytest.mark.one_backend
+        )
+        for mixer in sequences.MIXERS
+    ],
+)
 def test_mixers_learn_what_stands_between(mixer):
     """Those that mix tokens; the one that does not knows the commonest character."""
     keras.utils.set_random_seed(1)

@@ -15,7 +15,7 @@ from keras_metaformer.arrays import to_numpy
 from keras_metaformer.export import ExportError, LiteRTModel, ModelFileError, to_litert
 from keras_metaformer.export import litert as module
 from keras_metaformer.inference import folding
-from tests.export.models import SMALL_MODELS, hierarchical
+from tests.export.models import SMALL_MODELS, hierarchical, tiny_model
 
 QUICK = {"check_gpu": False, "latency_runs": 1, "verbose": False}
 ON_TENSORFLOW = pytest.mark.skipif(
@@ -38,7 +38,7 @@ def check_one_piece(report):
     assert not any("Flex" in name for name in report.operators)
 
 
-@pytest.mark.one_backend
+@ON_TENSORFLOW
 @pytest.mark.parametrize("name", SMALL_MODELS)
 def test_float32(name, tmp_path):
     model = SMALL_MODELS[name]()
@@ -197,18 +197,12 @@ def test_interruption_leaves_the_old_file(moment, tmp_path, monkeypatch):
 
     path = tmp_path / "model.tflite"
     path.write_bytes(b"old")
-    model = _tiny_model()
+    model = tiny_model()
     monkeypatch.setattr(module.os, moment, interrupt)
     with pytest.raises(KeyboardInterrupt):
         to_litert(model, path, **QUICK)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def _tiny_model():
-    image = keras.Input((4, 4, 3))
-    pooled = keras.layers.GlobalAveragePooling2D()(image)
-    return keras.Model(image, keras.layers.Dense(2)(pooled))
 
 
 @keras.saving.register_keras_serializable(package="export_tests")
@@ -298,20 +292,25 @@ def test_logits_of_a_model_that_stays_as_it_is(copied, head, tmp_path):
 
 
 @ON_TENSORFLOW
-def test_a_fault_of_folding_is_not_hidden(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["folding", "lowering"])
+def test_a_fault_of_a_rule_is_not_hidden(step, tmp_path, monkeypatch):
+    from keras_metaformer.export.lowering import rules
+
     def fail(*_):
         raise KeyError("a fault")
 
-    monkeypatch.setattr(folding, "fold_layer", fail)
+    module = {"folding": folding, "lowering": rules}[step]
+    name = {"folding": "fold_layer", "lowering": "lower"}[step]
+    monkeypatch.setattr(module, name, fail)
     with pytest.raises(KeyError, match="a fault"):
-        to_litert(_tiny_model(), tmp_path / "model.tflite", **QUICK)
+        to_litert(tiny_model(), tmp_path / "model.tflite", **QUICK)
 
 
 @ON_TENSORFLOW
 def test_threads_export_to_one_path(tmp_path):
     """The file is one of theirs, whole, and standard error is not lost."""
     path, report_path = tmp_path / "model.tflite", tmp_path / "report.json"
-    model = _tiny_model()
+    model = tiny_model()
     names = [("a", "b"), ("c", "d"), ("e", "f")]
     before = os.fstat(2).st_ino
     with concurrent.futures.ThreadPoolExecutor(3) as threads:
@@ -338,7 +337,7 @@ def test_paths_are_checked_before_any_work(tmp_path, monkeypatch):
         ({"path": os.devnull}, "a device"),
     ]:
         with pytest.raises(ValueError, match=message):
-            to_litert(_tiny_model(), **options)
+            to_litert(tiny_model(), **options)
     assert [each.name for each in tmp_path.iterdir()] == ["folder"]
 
 
@@ -359,7 +358,7 @@ def test_paths_are_checked_before_any_work(tmp_path, monkeypatch):
 )
 def test_wrong_arguments(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        to_litert(_tiny_model(), tmp_path / "model.tflite", **options)
+        to_litert(tiny_model(), tmp_path / "model.tflite", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -391,7 +390,7 @@ def test_files_that_are_no_models(tmp_path):
 @ON_TENSORFLOW
 def test_damaged_and_wrongly_used_files(tmp_path):
     path = tmp_path / "model.tflite"
-    to_litert(_tiny_model(), path, **QUICK)
+    to_litert(tiny_model(), path, **QUICK)
     content = path.read_bytes()
     runner = LiteRTModel(path)
     with pytest.raises(ValueError, match=r"\(4, 4, 3\).*shape=\(5, 5, 3\)"):

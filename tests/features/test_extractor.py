@@ -124,6 +124,7 @@ def test_what_no_level_needs_is_left_out_unless_asked_for():
     assert set(found) == {"P2", "predictions"}
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("family", "kind", "epsilon"),
     [
@@ -189,6 +190,7 @@ def test_frozen_stages_and_batch_norms_stay_as_they_are(tmp_path):
     assert not any("norm" in name for name in names)
 
 
+@pytest.mark.one_backend
 def test_models_that_share_layers_fold_and_run_as_before():
     model = build_small("ffnet")
     randomize(model)

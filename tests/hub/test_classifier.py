@@ -24,7 +24,16 @@ from tests.weights import synthetic
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 
 
-@pytest.mark.parametrize("family", ["caformer", "poolformer", "ffnet", "mlp_mixer"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "caformer",
+        *(
+            pytest.param(family, marks=pytest.mark.one_backend)
+            for family in ("poolformer", "ffnet", "mlp_mixer")
+        ),
+    ],
+)
 def test_a_classifier_says_what_the_model_says(family, tmp_path):
     import keras_hub
 
@@ -92,6 +101,7 @@ def test_a_classifier_takes_photographs_and_learns_other_classes(tmp_path):
     np.testing.assert_allclose(loaded.predict(pixels, verbose=0), expected, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_presets_are_the_published_weights(tmp_path, monkeypatch):
     import keras_hub
 

@@ -283,7 +283,10 @@ def test_input_preprocessing_is_kept():
     assert merged.get_layer("preprocessing").built
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "policy",
+    [pytest.param("mixed_float16", marks=pytest.mark.one_backend), "mixed_bfloat16"],
+)
 def test_mixed_precision(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)

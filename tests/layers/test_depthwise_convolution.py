@@ -1,5 +1,6 @@
 """The depthwise convolution and its fast paths, against its formula in NumPy."""
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -9,24 +10,39 @@ import pytest
 from keras_metaformer.layers import DepthwiseConvolution, fast_paths, operations
 from keras_metaformer.layers.operations import depthwise_convolution
 from tests import reverse_mode
+from tests.layer_checks import to_float32
 from tests.reference import formulas
 
 BACKEND = keras.backend.backend()
 
-# (height, width), kernel size, channels, depth multiplier, strides
-CASES = [
-    ((7, 5), 3, 4, 1, 1),
-    ((7, 5), 7, 3, 2, 2),
-    ((8, 8), 7, 4, 2, 1),
-    ((8, 6), 3, 4, 1, 2),
-    ((9, 7), 5, 2, 1, 3),
-    ((2, 3), 7, 4, 1, 1),  # the kernel is larger than the map
-    ((1, 1), 7, 4, 2, 2),
-    ((5, 4), 1, 3, 1, 1),
-    ((6, 17), 7, 128, 1, 1),  # channels that are padded against cache conflicts
-    ((3, 70), 3, 4, 1, 1),  # rows that are added up in two parts
-    ((4, 131), 5, 2, 2, 2),
-]
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    size: tuple[int, int]
+    kernel_size: int
+    channels: int = 4
+    multiplier: int = 1
+    strides: int = 1
+
+
+CASES = {
+    "small": Case((7, 5), 3),
+    "multiplied-strided": Case((7, 5), 7, channels=3, multiplier=2, strides=2),
+    "multiplied": Case((8, 8), 7, multiplier=2),
+    "strided": Case((8, 6), 3, strides=2),
+    "strided-by-3": Case((9, 7), 5, channels=2, strides=3),
+    "kernel-larger-than-map": Case((2, 3), 7),
+    "one-pixel": Case((1, 1), 7, multiplier=2, strides=2),
+    "one-tap": Case((5, 4), 1, channels=3),
+    "channels-padded-against-cache-conflicts": Case((6, 17), 7, channels=128),
+    "rows-in-two-parts": Case((3, 70), 3),
+    "rows-in-three-parts": Case((4, 131), 5, channels=2, multiplier=2, strides=2),
+}
+SEQUENCES = {
+    "small": Case((9, 1), 3),
+    "multiplied-strided": Case((70, 1), 7, channels=3, multiplier=2, strides=2),
+    "kernel-longer-than-sequence": Case((2, 1), 5),
+}
 
 
 def reference_gradients(inputs, kernel, strides, gradient):
@@ -78,10 +94,6 @@ def tensors(*arrays, dtype="float32"):
     return [keras.ops.convert_to_tensor(array, dtype) for array in arrays]
 
 
-def to_numpy(tensor: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
-
-
 def make(size, kernel_size, channels, multiplier, strides, batch=2):
     random = np.random.default_rng(sum(size) + kernel_size)
     inputs = random.normal(size=(batch, *size, channels)).astype("float32")
@@ -121,49 +133,41 @@ def fast_calls(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
-@pytest.mark.parametrize(
-    ("size", "kernel_size", "channels", "multiplier", "strides"), CASES
-)
-def test_values_and_gradients(
-    size, kernel_size, channels, multiplier, strides, mode, fast
-):
-    inputs, kernel, gradient = make(size, kernel_size, channels, multiplier, strides)
-    function = with_gradients(strides)
+@pytest.mark.parametrize("name", CASES)
+def test_values_and_gradients(name, mode, fast):
+    case = CASES[name]
+    inputs, kernel, gradient = make(**dataclasses.asdict(case))
+    function = with_gradients(case.strides)
     if mode == "compiled":
         function = compiled(function)
-    results = [to_numpy(t) for t in function(*tensors(inputs, kernel, gradient))]
+    results = [to_float32(t) for t in function(*tensors(inputs, kernel, gradient))]
     expected = (
-        formulas.depthwise_convolution(inputs, kernel, strides),
-        *reference_gradients(inputs, kernel, strides, gradient),
+        formulas.depthwise_convolution(inputs, kernel, case.strides),
+        *reference_gradients(inputs, kernel, case.strides, gradient),
     )
     for actual, wanted in zip(results, expected, strict=True):
         assert_near(actual, wanted, 2e-6)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "kernel_size", "channels", "multiplier", "strides"),
-    [(9, 3, 4, 1, 1), (70, 7, 3, 2, 2), (2, 5, 4, 1, 1)],
-)
-def test_values_and_gradients_of_sequences(
-    tokens, kernel_size, channels, multiplier, strides, fast
-):
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_values_and_gradients_of_sequences(name, fast):
     """As of maps of width 1 and the middle columns of kernels."""
-    size = (tokens, 1)
-    inputs, kernel, gradient = make(size, kernel_size, channels, multiplier, strides)
-    middle = kernel_size // 2
-    column = np.where(np.arange(kernel_size)[:, None, None] == middle, kernel, 0)
+    case = SEQUENCES[name]
+    inputs, kernel, gradient = make(**dataclasses.asdict(case))
+    middle = case.kernel_size // 2
+    column = np.where(np.arange(case.kernel_size)[:, None, None] == middle, kernel, 0)
     inputs_gradient, kernel_gradient = reference_gradients(
-        inputs, column, strides, gradient
+        inputs, column, case.strides, gradient
     )
-    function = compiled(with_gradients(strides))
+    function = compiled(with_gradients(case.strides))
     arguments = tensors(inputs[:, :, 0], kernel[:, middle], gradient[:, :, 0])
     expected = (
-        formulas.depthwise_convolution(inputs, column, strides)[:, :, 0],
+        formulas.depthwise_convolution(inputs, column, case.strides)[:, :, 0],
         inputs_gradient[:, :, 0],
         kernel_gradient[:, middle],
     )
     for actual, wanted in zip(function(*arguments), expected, strict=True):
-        assert_near(to_numpy(actual), wanted, 2e-6)
+        assert_near(to_float32(actual), wanted, 2e-6)
 
 
 @pytest.mark.parametrize("strides", [1, 2])
@@ -177,18 +181,18 @@ def test_like_keras_operation(strides, multiplier, fast):
     actual = compiled(lambda x, k: depthwise_convolution(x, k, strides))(
         *tensors(inputs, kernel)
     )
-    assert_near(to_numpy(actual), to_numpy(expected), 1e-6)
+    assert_near(to_float32(actual), to_float32(expected), 1e-6)
 
 
 @pytest.mark.parametrize("strides", [1, 2])
 def test_gradients_like_finite_differences(strides, fast):
     inputs, kernel, gradient = make((6, 5), 5, 3, 2, strides)
     function = compiled(with_gradients(strides))
-    results = [to_numpy(t) for t in function(*tensors(inputs, kernel, gradient))]
+    results = [to_float32(t) for t in function(*tensors(inputs, kernel, gradient))]
     forward = compiled(lambda x, k: depthwise_convolution(x, k, strides))
 
     def loss(inputs, kernel):
-        outputs = to_numpy(forward(*tensors(inputs, kernel))).astype("float64")
+        outputs = to_float32(forward(*tensors(inputs, kernel))).astype("float64")
         return np.sum(outputs * gradient)
 
     # Linear in each argument, so a large step makes no error and little rounding.
@@ -213,7 +217,7 @@ def test_half_precision(dtype, strides, fast):
     inputs, kernel, gradient = make((8, 7), 7, 4, 1, strides)
     # Rounded first, so that only the operation's own rounding is left.
     inputs, kernel, gradient = (
-        to_numpy(t) for t in tensors(inputs, kernel, gradient, dtype=dtype)
+        to_float32(t) for t in tensors(inputs, kernel, gradient, dtype=dtype)
     )
     function = compiled(with_gradients(strides))
     results = function(*tensors(inputs, kernel, gradient, dtype=dtype))
@@ -226,7 +230,7 @@ def test_half_precision(dtype, strides, fast):
     tolerance *= 1 if fast and BACKEND != "torch" else 8
     for actual, wanted in zip(results, expected, strict=True):
         assert keras.backend.standardize_dtype(actual.dtype) == dtype
-        assert_near(to_numpy(actual), wanted, tolerance)
+        assert_near(to_float32(actual), wanted, tolerance)
 
 
 def test_the_switch_chooses(fast_calls):
@@ -270,21 +274,42 @@ def test_tensorflow_without_xla_uses_its_own_operation(fast_calls):
     assert len(fast_calls) == _fast_here()
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="about what XLA makes of JAX's programs")
-def test_the_sum_of_shifted_maps_is_one_loop():
-    import jax
+def _program_of_xla(function, *arrays):
+    """What XLA compiles a function of arrays to."""
+    if BACKEND == "jax":
+        import jax
 
-    inputs, kernel, _ = make((14, 14), 7, 16, 1, 1)
-    programs = []
+        return jax.jit(function).lower(*arrays).compile().as_text()
+    import tensorflow as tf
+
+    compiled: Any = tf.function(function, jit_compile=True)
+    return compiled.experimental_get_compiler_ir(*tensors(*arrays))("optimized_hlo")
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="about what XLA makes of programs")
+def test_the_sum_of_shifted_maps_is_one_loop_and_its_gradients_are_two():
+    inputs, kernel, gradient = make((14, 14), 7, 16, 1, 1)
+    programs = {}
     for enabled in (True, False):
         with fast_paths.switched(enabled):
-            function = jax.jit(lambda x, k: depthwise_convolution(x, k, 1))
-            text = function.lower(inputs, kernel).compile().as_text()
-        programs.append(text[text.index("ENTRY") :])
-    fast_program, plain_program = programs
-    assert "convolution(" in plain_program
-    assert "convolution(" not in fast_program
-    assert 1 <= fast_program.count(" fusion(") <= 2  # The padding, and the sum.
+            # Functions of their own, as compiled ones are kept.
+            programs[enabled] = (
+                _program_of_xla(
+                    lambda x, k: depthwise_convolution(x, k, 1), inputs, kernel
+                ),
+                _program_of_xla(
+                    lambda x, k, g: with_gradients(1)(x, k, g)[1:],
+                    *(inputs, kernel, gradient),
+                ),
+            )
+    for program in programs[False]:
+        assert "convolution(" in program
+    forward, backward = programs[True]
+    assert "convolution(" not in forward + backward
+    main = forward[forward.index("ENTRY") :]
+    assert 1 <= main.count(" fusion(") <= 2  # The padding, and the sum.
+    # The kernel's gradient: a loop over the rows, which XLA has not written out.
+    assert forward.count(" while(") == 0 and backward.count(" while(") == 1
 
 
 @pytest.mark.parametrize("strides", [1, 2])
@@ -294,7 +319,7 @@ def test_unknown_sizes(strides, multiplier, fast):
     layer = DepthwiseConvolution(3, strides=strides, depth_multiplier=multiplier)
     model: Any = keras.Model(inputs, layer(inputs))
     assert model.output_shape == (None, None, None, 4 * multiplier)
-    kernel = to_numpy(layer.kernel)
+    kernel = to_float32(layer.kernel)
     for size, batch in (((7, 5), 2), ((4, 9), 3)):
         images, _, _ = make(size, 3, 4, multiplier, strides, batch)
         outputs = model.predict(images, verbose=0)
@@ -331,7 +356,7 @@ def test_unknown_sizes_under_tensorflow_xla(size, strides, known, fast_calls):
         *reference_gradients(inputs, kernel, strides, gradient),
     )
     for actual, wanted in zip(results, expected, strict=True):
-        assert_near(to_numpy(actual), wanted, 2e-6)
+        assert_near(to_float32(actual), wanted, 2e-6)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="about JAX's symbolic shapes")
@@ -362,9 +387,9 @@ def test_mixed_precision(fast):
     outputs = layer(inputs)
     assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
     assert keras.backend.standardize_dtype(layer.kernel.dtype) == "float32"
-    kernel = to_numpy(layer.kernel)
+    kernel = to_float32(layer.kernel)
     assert_near(
-        to_numpy(outputs), formulas.depthwise_convolution(inputs, kernel, 1), 2e-2
+        to_float32(outputs), formulas.depthwise_convolution(inputs, kernel, 1), 2e-2
     )
 
 
@@ -383,11 +408,11 @@ def test_training_is_the_same(dtype):
                     DepthwiseConvolution(3, 2, depth_multiplier=2, dtype=dtype),
                 ]
             )
-            before = [to_numpy(w) for w in model.weights]
+            before = [to_float32(w) for w in model.weights]
             # torch.compile takes a compiler and a minute.
             model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
             model.fit(inputs, targets, batch_size=4, epochs=2, verbose=0)
-            after = [to_numpy(w) for w in model.weights]
+            after = [to_float32(w) for w in model.weights]
         weights.append([b - a for a, b in zip(before, after, strict=True)])
     relative = 1e-4 if dtype == "float32" else 5e-2
     for fast_change, plain_change in zip(*weights, strict=True):
@@ -403,9 +428,9 @@ def test_output_shape_and_bias(fast):
     outputs = layer(inputs)
     assert tuple(outputs.shape) == layer.compute_output_shape(inputs.shape)
     assert layer.compute_output_shape((None, None, 5, 4)) == (None, None, 3, 8)
-    kernel = to_numpy(layer.kernel)
+    kernel = to_float32(layer.kernel)
     assert_near(
-        to_numpy(outputs),
+        to_float32(outputs),
         formulas.depthwise_convolution(inputs, kernel, 2) + np.arange(8),
         2e-6,
     )

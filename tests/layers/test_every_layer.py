@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from keras_metaformer import blocks, layers
-from tests.layer_checks import Reference, run_layer_test, to_numpy
+from tests.layer_checks import (
+    Reference,
+    check_reference,
+    kernel_of,
+    run_layer_test,
+    to_numpy,
+)
 from tests.reference import formulas
 
 MAP = (2, 5, 4, 8)  # neither square nor even, so that swapped axes show
@@ -25,10 +31,6 @@ class Case:
     reference: Reference | None = None
 
 
-def _kernel(layer):
-    return to_numpy(layer.kernel).astype("float64")
-
-
 def _bias(layer):
     return to_numpy(layer.bias).astype("float64") if layer.use_bias else 0.0
 
@@ -43,13 +45,13 @@ def _channel_scale(layer, x):
 
 def _depthwise(layer, x):
     y = formulas.depthwise_convolution(
-        x, _kernel(layer), layer.strides, layer.dilation_rate
+        x, kernel_of(layer), layer.strides, layer.dilation_rate
     )
     return y + _bias(layer)
 
 
 def _separable(layer, x):
-    hidden = x @ _kernel(layer.expand) + _bias(layer.expand)
+    hidden = x @ kernel_of(layer.expand) + _bias(layer.expand)
     if isinstance(layer.activation, layers.StarReLU):
         hidden = _star_relu(layer.activation, hidden)
     else:
@@ -57,12 +59,12 @@ def _separable(layer, x):
     hidden = _depthwise(layer.depthwise, hidden)
     if layer.output_activation is not None:
         hidden = np.maximum(hidden, 0.0)
-    return hidden @ _kernel(layer.project) + _bias(layer.project)
+    return hidden @ kernel_of(layer.project) + _bias(layer.project)
 
 
 def _convolution(layer, x):
     inner = layer.convolution
-    kernel = _kernel(inner)
+    kernel = kernel_of(inner)
     if x.ndim == 3:  # The middle column of a kernel, on a map of width 1.
         column = np.zeros((len(kernel), *kernel.shape))
         column[:, len(kernel) // 2] = kernel
@@ -73,7 +75,7 @@ def _convolution(layer, x):
 
 def _depthwise_separable(layer, x):
     hidden = _depthwise(layer.depthwise, x)
-    return hidden @ _kernel(layer.project) + _bias(layer.project)
+    return hidden @ kernel_of(layer.project) + _bias(layer.project)
 
 
 def _class_token(layer, x):
@@ -84,9 +86,9 @@ def _class_token(layer, x):
 def _attention(layer, x):
     return formulas.self_attention(
         x,
-        _kernel(layer.qkv),
+        kernel_of(layer.qkv),
         _bias(layer.qkv),
-        _kernel(layer.output_projection),
+        kernel_of(layer.output_projection),
         _bias(layer.output_projection),
         layer.head_dim,
     )
@@ -94,10 +96,10 @@ def _attention(layer, x):
 
 def _meta_attention(layer, x):
     qkv = np.concatenate(
-        [_kernel(part) for part in (layer.query, layer.key, layer.value)], axis=1
+        [kernel_of(part) for part in (layer.query, layer.key, layer.value)], axis=1
     )
     return formulas.self_attention(
-        x, qkv, 0.0, _kernel(layer.projection), 0.0, layer.interaction.head_dim
+        x, qkv, 0.0, kernel_of(layer.projection), 0.0, layer.interaction.head_dim
     )
 
 
@@ -112,7 +114,7 @@ def _tokens(x):
 
 def _token_linear(layer, x):
     return formulas.token_linear(
-        x, _kernel(layer), np.broadcast_to(_bias(layer), (layer.units,))
+        x, kernel_of(layer), np.broadcast_to(_bias(layer), (layer.units,))
     )
 
 
@@ -132,15 +134,15 @@ def _gate(layer, x):
 
 
 def _gated_mlp(layer, x):
-    hidden = formulas.gelu(x @ _kernel(layer.expand) + _bias(layer.expand))
+    hidden = formulas.gelu(x @ kernel_of(layer.expand) + _bias(layer.expand))
     hidden = _gate(layer.gate, hidden)
-    return hidden @ _kernel(layer.project) + _bias(layer.project)
+    return hidden @ kernel_of(layer.project) + _bias(layer.project)
 
 
 def _squeeze(layer, x):
     pooled = x.mean(axis=(1, 2), keepdims=True)
-    hidden = pooled @ _kernel(layer.squeeze) + to_numpy(layer.squeeze.bias)
-    hidden = np.maximum(hidden, 0.0) @ _kernel(layer.excite)
+    hidden = pooled @ kernel_of(layer.squeeze) + to_numpy(layer.squeeze.bias)
+    hidden = np.maximum(hidden, 0.0) @ kernel_of(layer.excite)
     return x * formulas.sigmoid(hidden + to_numpy(layer.excite.bias))
 
 
@@ -153,7 +155,7 @@ def _batch_norm(layer, x):
 
 
 def _normalized_dense(layer, x):
-    return _batch_norm(layer.norm, x @ _kernel(layer.linear))
+    return _batch_norm(layer.norm, x @ kernel_of(layer.linear))
 
 
 def _normalized_depthwise(layer, x):
@@ -179,9 +181,9 @@ def _ffnified_branches(layer, x):
 
 def _convnext(layer, x):
     query = _branches if hasattr(layer.query, "large") else _normalized_depthwise
-    hidden = query(layer.query, x) @ _kernel(layer.interaction)
+    hidden = query(layer.query, x) @ kernel_of(layer.interaction)
     hidden = formulas.gelu(hidden + _bias(layer.interaction))
-    return hidden @ _kernel(layer.aggregation) + _bias(layer.aggregation)
+    return hidden @ kernel_of(layer.aggregation) + _bias(layer.aggregation)
 
 
 def _image_norm(layer, x):
@@ -361,7 +363,7 @@ CASES = {
         trainable=3,
         reference=lambda layer, x: _depthwise(
             layer.aggregation,
-            formulas.gelu(_depthwise(layer.interaction, x @ _kernel(layer.query))),
+            formulas.gelu(_depthwise(layer.interaction, x @ kernel_of(layer.query))),
         ),
     ),
     "MetaMixer-attention-of-sequences": Case(
@@ -449,7 +451,7 @@ CASES = {
         trainable=3,
         frozen=2,
         reference=lambda layer, x: (
-            x + _batch_norm(layer.norm, x) @ _kernel(layer.linear)
+            x + _batch_norm(layer.norm, x) @ kernel_of(layer.linear)
         ),
     ),
     "ReparameterizableDepthwise": Case(
@@ -539,7 +541,26 @@ CASES |= {
 PARTS_OF_ATTENTION = ("ScaledDotProduct", "WeightedSum")
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Other arguments of a layer that another case has: `"Affine-no-bias"`.
+VARIANTS = tuple(name for name in CASES if "-" in name)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_formula_of_variants(name):
+    case = CASES[name]
+    assert case.reference is not None
+    check_reference(case.make, case.input_shape, case.reference)
+
+
+# Variants are trained, saved and run in half precision on one backend: what else they
+# are is that of the layer.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.one_backend if name in VARIANTS else ())
+        for name in CASES
+    ],
+)
 def test_layer(name, tmp_path):
     case = CASES[name]
     run_layer_test(

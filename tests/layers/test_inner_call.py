@@ -54,7 +54,7 @@ _HALF = ("caformer", "ffnet")
             pytest.param(
                 family,
                 "mixed_bfloat16",
-                marks=() if family in _HALF else pytest.mark.large,
+                marks=pytest.mark.one_backend if family in _HALF else pytest.mark.large,
             )
             for family in FAMILIES
         ),

@@ -87,6 +87,9 @@ def _offsets_before_mixing(model):
     }
 
 
+# As a layer, and in one family of each builder, each mixer is trained, saved and run in
+# half precision on each backend; what a builder makes of it is the same everywhere.
+@pytest.mark.one_backend
 @every_combination
 def test_training_and_the_saved_file(mixer, build, tmp_path):
     model = build(mixer)
@@ -119,6 +122,7 @@ def policy(request):
     keras.config.set_dtype_policy(before)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_mixed_precision(mixer, policy):
     model = _metaformer(mixer, include_top=False)
@@ -129,6 +133,7 @@ def test_mixed_precision(mixer, policy):
     assert np.isfinite(to_numpy(keras.ops.cast(outputs, "float32"))).all()
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 @pytest.mark.parametrize("build", [_metaformer, _isotropic])
 def test_sizes_that_no_stride_divides(mixer, build):
@@ -154,6 +159,7 @@ def test_sizes_that_no_stride_divides(mixer, build):
 NEED_A_SIZE = {"random", "token_mlp", "cross_patch_linear", "gated_mlp"}
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize("mixer", TOKEN_MIXERS)
 def test_which_mixers_are_tied_to_a_size(mixer):
     """Without the top the image's size is open, unless there is a weight per token."""
@@ -177,6 +183,7 @@ def test_which_mixers_are_tied_to_a_size(mixer):
                 build()
 
 
+@pytest.mark.backend_independent
 @pytest.mark.parametrize("mixer", sorted(NEED_A_SIZE))
 def test_a_tied_model_refuses_another_size(mixer):
     model = _isotropic(mixer)

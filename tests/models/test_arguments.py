@@ -140,6 +140,7 @@ class TestActivations:
 
 
 class TestDtype:
+    @ONCE
     @pytest.mark.parametrize(
         "build",
         [
@@ -173,6 +174,7 @@ class TestDtype:
         assert model.output.dtype == "bfloat16"
         assert keras.config.dtype_policy().name == "float32"
 
+    @ONCE
     def test_names_of_dtypes(self):
         assert metaformer(dtype="float16").dtype == "float16"
 

@@ -72,6 +72,7 @@ def test_squeeze_excitation_stands_in_every_other_block_of_its_stages():
     assert isinstance(between["stage_0_block_0"], layers.SqueezeExcitation)
 
 
+@pytest.mark.one_backend
 def test_squeeze_excitation_matters_trains_and_serialises(tmp_path):
     model = _build({"squeeze_excitation": True}, classifier_activation=None)
     plain = _build(classifier_activation=None)
@@ -98,6 +99,7 @@ def test_squeeze_excitation_matters_trains_and_serialises(tmp_path):
         assert not np.array_equal(old, to_numpy(weight)), weight.path
 
 
+@pytest.mark.one_backend
 def test_batch_norms_learn_their_statistics_in_training_only():
     model = _build()
     randomize(model)
@@ -181,6 +183,7 @@ def test_bad_fields_are_refused(fields, message):
     assert message in str(error.value)
 
 
+@pytest.mark.one_backend
 def test_a_mixer_for_each_stage_and_keys_and_values_apart(tmp_path):
     model = km.FFNet(
         depths=(1, 1, 1),
@@ -229,6 +232,7 @@ def test_branches_or_none(branches):
     np.testing.assert_allclose(_outputs(folded), _outputs(model), atol=2e-5)
 
 
+@pytest.mark.one_backend
 def test_gradient_checkpointing_trains_alike():
     results = []
     for again in (False, (True, False)):

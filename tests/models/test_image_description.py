@@ -94,6 +94,7 @@ def test_models_of_other_inputs_are_not_described():
         assert km.MetaFormer([1], [8], input_shape=shape).image_description is None
 
 
+@pytest.mark.one_backend
 def test_published_weights_name_their_classes(monkeypatch, tmp_path):
     from keras_metaformer.weights import loading
 
@@ -205,6 +206,7 @@ def test_probabilities_of_logits():
     assert np.array_equal(same.probabilities(outputs), outputs)
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("preprocessing", [False, True])
 def test_every_command_sees_the_same_tensor(preprocessing, photographs, tmp_path):
     """Training, evaluation, classify, export and LiteRTModel, from the file alone."""

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.small_models import FAMILIES, build_small
+from tests.small_models import EACH_BUILDER, FAMILIES, build_small
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="about torch.compile"
@@ -12,7 +12,16 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(
+            family,
+            marks=() if family in (*EACH_BUILDER, "poolformer") else pytest.mark.large,
+        )
+        for family in FAMILIES
+    ],
+)
 def test_a_model_is_one_graph(family):
     import torch
 

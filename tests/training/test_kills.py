@@ -7,16 +7,13 @@ import pytest
 from tests.training import kills
 
 
-def test_a_run_that_is_killed_goes_on_bit_for_bit(tmp_path):
-    found = kills.compare(tmp_path, kills=1, epochs=1, seed=0, numbers=[signal.SIGKILL])
-    assert found["kills"] == 1
-    assert found["different"] == []
-
-
+# On each backend test_loop.py goes on from any step within one process.
 @pytest.mark.one_backend
-def test_ctrl_c_and_sigterm_end_the_process_with_a_checkpoint(tmp_path):
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    found = kills.compare(tmp_path, kills=2, epochs=2, seed=1, numbers=numbers)
+def test_a_run_goes_on_bit_for_bit_whatever_ended_it(tmp_path):
+    """A kill, Ctrl-C and SIGTERM."""
+    numbers = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
+    found = kills.compare(tmp_path, kills=3, epochs=3, seed=1, numbers=numbers)
+    assert found["kills"] >= 2  # The last may come too late.
     assert found["different"] == [] and found["left behind"] == []
 
 

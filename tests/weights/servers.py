@@ -7,13 +7,16 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import unquote
+
+import pytest
 
 import keras_metaformer_lite
 
@@ -53,6 +56,7 @@ class Server:
         faults: Each GET of a file takes the first of them.
         requests: What was asked so far, but for the hub's own statistics (`/api`).
         wrong_hash: Whether the hub names a hash that is not its file's.
+        uploads_break: Whether every connection is closed before its PUT is read.
         stalled: Set once a GET has come to its "stall".
     """
 
@@ -62,6 +66,7 @@ class Server:
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
         self.wrong_hash = False
+        self.uploads_break = False
         self.stalled = threading.Event()
         self.released = threading.Event()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -69,6 +74,18 @@ class Server:
 
     def url(self, path: str) -> str:
         return self.address + path
+
+    def commit_of(self, path: str) -> str:
+        """The commit that a file of the hub is of."""
+        return COMMIT
+
+    def refusal(self, path: str, headers: dict[str, str]) -> Answer | None:
+        """What a request gets that is not let in."""
+        return None
+
+    def receive(self, method: str, path: str, body: bytes) -> Answer:
+        """The answer to a request that has a body; `path` with its query."""
+        return Answer(404)
 
     def methods(self) -> list[str]:
         return [request.method for request in self.requests]
@@ -78,7 +95,7 @@ class Server:
         return [r.headers.get("range") for r in self.requests if r.method == "GET"]
 
     @contextmanager
-    def running(self) -> Iterator["Server"]:
+    def running(self) -> Iterator[Self]:
         thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -105,13 +122,40 @@ class Server:
             def do_GET(self) -> None:
                 self._answer()
 
+            def do_POST(self) -> None:
+                self._take()
+
+            def do_PUT(self) -> None:
+                self._take()
+
+            def _take(self) -> None:
+                """Answers a request with a body."""
+                path = unquote(self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                if server.uploads_break and self.command == "PUT":
+                    self.close_connection = True
+                    return
+                body = self.rfile.read(int(headers.get("content-length", 0)))
+                server.requests.append(Request(self.command, path, headers))
+                answer = (
+                    server.answers.get(path)
+                    or server.refusal(path, headers)
+                    or server.receive(self.command, path, body)
+                )
+                self._send(answer.status, dict(answer.headers), answer.body)
+
             def _answer(self) -> None:
                 path = unquote(self.path)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 if not path.startswith("/api/"):
                     server.requests.append(Request(self.command, path, headers))
-                if path in server.answers:
-                    answer = server.answers[path]
+                refusal = server.refusal(path, headers)
+                if path in server.answers or refusal is not None:
+                    answer = server.answers.get(path) or refusal
+                    assert answer is not None
+                    self._send(answer.status, dict(answer.headers), answer.body)
+                elif path.startswith("/api/"):
+                    answer = server.receive(self.command, path, b"")
                     self._send(answer.status, dict(answer.headers), answer.body)
                 elif path not in server.files:
                     self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
@@ -129,7 +173,7 @@ class Server:
                 self._send(
                     302,
                     {
-                        "X-Repo-Commit": COMMIT,
+                        "X-Repo-Commit": server.commit_of(path),
                         "X-Linked-Etag": f'"{digest}"',
                         "X-Linked-Size": str(len(content)),
                         "Location": server.url(elsewhere).replace(
@@ -191,6 +235,47 @@ class Server:
                 self.close_connection = True
 
         return Handler
+
+
+def drop_hub_client() -> dict:
+    """Takes the hub's client out of `sys.modules`: it reads the environment once."""
+    names = [n for n in sys.modules if n.partition(".")[0] == "huggingface_hub"]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextmanager
+def as_hub(
+    server: Server, patch: pytest.MonkeyPatch, cache: Path, token: str | None = None
+) -> Iterator[None]:
+    """Makes a server the hub of the hub's client, which is imported anew.
+
+    Args:
+        server: at `HF_ENDPOINT`.
+        patch: undone by the caller.
+        cache: the client's folder.
+        token: that the client finds, or None.
+    """
+    patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    patch.setenv("HF_ENDPOINT", server.address)
+    patch.setenv("HF_HOME", str(cache))
+    patch.setenv("HF_HUB_DISABLE_XET", "1")
+    for name in (
+        "HF_HUB_CACHE",
+        "HF_HUB_OFFLINE",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "KERAS_METAFORMER_OFFLINE",
+    ):
+        patch.delenv(name, raising=False)
+    if token is not None:
+        patch.setenv("HF_TOKEN", token)
+    patch.setattr(time, "sleep", lambda seconds: None)
+    kept = drop_hub_client()
+    try:
+        yield
+    finally:
+        drop_hub_client()
+        sys.modules.update(kept)
 
 
 def closed_address() -> str:

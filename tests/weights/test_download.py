@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from keras_metaformer_lite.weights import download
-from tests.weights.servers import Answer, Fault, Server, closed_address
+from tests.weights.servers import (
+    Answer,
+    Fault,
+    Server,
+    as_hub,
+    closed_address,
+    drop_hub_client,
+)
 
 pytestmark = pytest.mark.backend_independent
 
@@ -369,22 +376,10 @@ HUB_PATH = "/timm/model.tag/resolve/main/folder/model.safetensors"
 
 @pytest.fixture
 def hub(server, monkeypatch, tmp_path) -> Iterator[Server]:
-    """A server at HF_ENDPOINT, and the hub's client imported anew to see that."""
+    """A server at HF_ENDPOINT."""
     server.files[HUB_PATH] = CONTENT
-    monkeypatch.setenv("HF_ENDPOINT", server.address)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    for name in ("HF_HUB_CACHE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    kept = drop_hub_modules()
-    yield server
-    drop_hub_modules()
-    sys.modules.update(kept)
-
-
-def drop_hub_modules() -> dict:
-    names = [n for n in sys.modules if n.partition(".")[0] == "huggingface_hub"]
-    return {name: sys.modules.pop(name) for name in names}
+    with as_hub(server, monkeypatch, tmp_path / "hub"):
+        yield server
 
 
 class TestHub:
@@ -466,9 +461,9 @@ class TestHub:
             with pytest.raises(download.DownloadError, match="offline mode") as caught:
                 fetch(HUB_URL, tmp_path)
             assert_says_what_to_do(caught.value, HUB_URL, tmp_path)
-        drop_hub_modules()
+        drop_hub_client()
         path = fetch(HUB_URL, tmp_path)
-        drop_hub_modules()
+        drop_hub_client()
         hub.requests.clear()
         monkeypatch.setenv(name, "1")
         assert fetch(HUB_URL, tmp_path) == path

@@ -18,17 +18,9 @@ import safetensors.numpy
 from keras_metaformer.weights.files.errors import CheckpointError
 from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights import torch_files
-from tests.weights.torch_files import Tensor
+from tests.weights.torch_files import Tensor, floats, read
 
 pytestmark = pytest.mark.backend_independent
-
-
-def floats(*values) -> np.ndarray:
-    return np.array(values, "float32")
-
-
-def read(tmp_path: Path, contents: bytes, **options) -> dict[str, np.ndarray]:
-    return read_checkpoint(torch_files.write(tmp_path / "file", contents), **options)
 
 
 def npz_bytes(arrays: dict[str, np.ndarray], compressed: bool = False) -> bytes:
@@ -91,7 +83,7 @@ def test_the_name_of_the_file_does_not_matter(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_arrays_outlive_the_name_of_their_file(tmp_path, kind):
     arrays = read(tmp_path, KINDS[kind]({"w": floats(1, 2)}))
-    (tmp_path / "file").unlink()
+    (tmp_path / "checkpoint.pth").unlink()
     np.testing.assert_array_equal(arrays["w"], [1, 2])
 
 

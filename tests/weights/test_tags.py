@@ -86,6 +86,7 @@ class TestHead:
         assert model.output_shape == (None, *grid, 512)
         assert_holds(model, content, SAIL, but=("head.",))
 
+    @pytest.mark.one_backend
     def test_features_are_those_below_the_head(self):
         place("PoolFormerV2S12", "imagenet")
         options = {"source": "official", "input_shape": (64, 64, 3)}
@@ -172,7 +173,10 @@ class TestImageSize:
     @pytest.mark.parametrize(
         ("constructor", "tag", "naming"),
         [
-            ("ResMLP12", "imagenet", "facebookresearch/deit"),
+            pytest.param(
+                *("ResMLP12", "imagenet", "facebookresearch/deit"),
+                marks=pytest.mark.one_backend,
+            ),
             pytest.param("MLPMixerS32", "imagenet_gsam", synthetic.GOOGLE, marks=ONCE),
             pytest.param("GMLPS16", "imagenet", "timm", marks=ONCE),
         ],
@@ -203,13 +207,16 @@ class TestImageSize:
         assert_holds(model, content, naming)
 
     @ONCE
-    def test_randformers_frozen_matrices_are_tied_to_their_size(self):
+    def test_randformers_frozen_matrices_are_interpolated_if_asked(self):
         place("RandFormerS12", "imagenet")
-        for interpolation in (False, True):
-            with pytest.raises(ValueError, match="224 x 224 pixels"):
-                km.RandFormerS12(
-                    input_shape=(256, 256, 3), token_interpolation=interpolation
-                )
+        with pytest.raises(ValueError, match="224 x 224 pixels"):
+            km.RandFormerS12(input_shape=(256, 256, 3))
+        with pytest.warns(UserWarning, match="from maps of 14 x 14 tokens"):
+            model: Any = km.RandFormerS12(
+                input_shape=(256, 256, 3), token_interpolation=True
+            )
+        block = model.get_layer("stage_2_block_0")
+        assert block.token_mixing.transform.random_matrix.shape == (256, 256)
 
 
 @ONCE

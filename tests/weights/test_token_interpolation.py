@@ -9,6 +9,7 @@ import pytest
 import keras_metaformer as km
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.weights import loading
+from keras_metaformer.weights.files import keras_files
 from keras_metaformer.weights.token_interpolation import (
     map_of_tokens,
     resize_positions,
@@ -249,6 +250,76 @@ def test_keras_own_files(ending, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         loading.load_weights_file(small, path, token_interpolation=(48, 32))
+
+
+def _assert_random_matrices_resized(small: Any, large: Any) -> None:
+    """Each row still sums to 1, and sees of the image what it saw."""
+    for stage, grids in ((2, ((3, 2), (4, 4))), (3, ((2, 1), (2, 2)))):
+        ours, theirs = (
+            to_numpy(
+                model.get_layer(
+                    f"stage_{stage}_block_0"
+                ).token_mixing.transform.random_matrix
+            )
+            for model in (large, small)
+        )
+        expected = resize_token_weight(theirs.T, grids, grids).T
+        np.testing.assert_array_equal(ours, expected)
+        np.testing.assert_allclose(ours.sum(axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".weights.h5", ".keras"])
+def test_random_matrices(ending, tmp_path):
+    small = build_small("randformer", (48, 32, 3))
+    path = tmp_path / f"mine{ending}"
+    if ending == ".npz":
+        np.savez(path, allow_pickle=False, **km.to_state_dict(small))
+    else:
+        (small.save if ending == ".keras" else small.save_weights)(path)
+    large = build_small("randformer", (64, 64, 3))
+    with pytest.raises(ValueError, match="shape"):
+        loading.load_weights_file(large, path)
+    with pytest.warns(UserWarning, match="from maps of 3 x 2 tokens"):
+        loading.load_weights_file(large, path, token_interpolation=(48, 32))
+    _assert_random_matrices_resized(small, large)
+
+
+@pytest.mark.backend_independent
+def test_a_keras_file_knows_the_size_of_its_images(tmp_path):
+    small = build_small("randformer", (48, 32, 3))
+    small.save(tmp_path / "mine.keras")
+    assert keras_files.image_size(tmp_path / "mine.keras") == (48, 32)
+    large = build_small("randformer", (64, 64, 3))
+    with pytest.warns(UserWarning, match="from maps of 3 x 2 tokens"):
+        loading.load_weights_file(
+            large, tmp_path / "mine.keras", token_interpolation=True
+        )
+    _assert_random_matrices_resized(small, large)
+    # Weights alone do not, nor does a model for images of any size.
+    small.save_weights(tmp_path / "mine.weights.h5")
+    assert keras_files.image_size(tmp_path / "mine.weights.h5") is None
+    anything = build_small("caformer", (None, None, 3), include_top=False)
+    anything.save(tmp_path / "any.keras")
+    assert keras_files.image_size(tmp_path / "any.keras") is None
+    (tmp_path / "broken.keras").write_bytes(b"PK")
+    assert keras_files.image_size(tmp_path / "broken.keras") is None
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize("ending", [".weights.h5", ".keras"])
+def test_positions_in_keras_own_files(ending, tmp_path):
+    small = build_small("poolformer_hybrids", (64, 64, 3))
+    randomize(small)
+    path = tmp_path / f"mine{ending}"
+    (small.save if ending == ".keras" else small.save_weights)(path)
+    large = build_small("poolformer_hybrids", (96, 128, 3))
+    with pytest.warns(UserWarning, match="Resized the learned positions"):
+        loading.load_weights_file(large, path, token_interpolation=True)
+    theirs, ours = (
+        to_numpy(model.get_layer("stage_2_position_embedding").embeddings)
+        for model in (small, large)
+    )
+    np.testing.assert_array_equal(ours, resize_positions(theirs, (6, 8)))
 
 
 @pytest.mark.backend_independent

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from keras_metaformer.weights.files.errors import CheckpointError
-from keras_metaformer.weights.files.readers import read_checkpoint
 from tests.weights import torch_files
-from tests.weights.torch_files import Call, Global, Storage, Tensor
+from tests.weights.torch_files import Call, Global, Storage, Tensor, floats, read
 
 pytestmark = pytest.mark.backend_independent
 
@@ -26,19 +25,10 @@ LAYOUTS = [torch_files.zip_bytes, torch_files.legacy_bytes]
 layouts = pytest.mark.parametrize("layout", LAYOUTS, ids=["zip", "legacy"])
 
 
-def read(tmp_path: Path, contents: bytes, **options) -> dict[str, np.ndarray]:
-    path = torch_files.write(tmp_path / "checkpoint.pth", contents)
-    return read_checkpoint(path, **options)
-
-
 def assert_same(actual: np.ndarray, expected: np.ndarray) -> None:
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert actual.tobytes() == expected.tobytes()
-
-
-def floats(*values) -> np.ndarray:
-    return np.array(values, "float32")
 
 
 # What is read

@@ -1,4 +1,4 @@
-"""Writes the files of `torch.save`, both layouts, without PyTorch."""
+"""Writes the files of `torch.save`, both layouts, without PyTorch, and reads them."""
 
 import io
 import pickle
@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
+
+from keras_metaformer.weights.files.readers import read_checkpoint
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 STORAGE_NAMES = {
@@ -228,6 +230,15 @@ def legacy_bytes(
 def write(path: Path, contents: bytes) -> Path:
     path.write_bytes(contents)
     return path
+
+
+def read(folder: Path, contents: bytes, **options: Any) -> dict[str, np.ndarray]:
+    """What `read_checkpoint` finds in a file with these contents."""
+    return read_checkpoint(write(folder / "checkpoint.pth", contents), **options)
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, "float32")
 
 
 def sample_arrays() -> dict[str, np.ndarray]:

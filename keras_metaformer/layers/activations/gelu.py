@@ -2,9 +2,11 @@
 
 import keras
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
+
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class GELU(keras.layers.Layer):
+class GELU(ConfiguredLayer):
     """GELU: `x * Phi(x)` with Phi the standard normal distribution function.
 
     `keras.layers.Activation("gelu")` cannot say which form it means; checkpoints can:
@@ -40,8 +42,3 @@ class GELU(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(approximate=self.approximate)
-        return config

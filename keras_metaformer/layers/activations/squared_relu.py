@@ -3,11 +3,11 @@
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class SquaredReLU(PlainLayer):
+class SquaredReLU(ConfiguredLayer):
     """Squared ReLU: `relu(x) ** 2`.
 
     Example:

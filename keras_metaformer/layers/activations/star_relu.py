@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers import operations
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
 #: Initial (scale, bias) by name. "code" is what sail-sg/metaformer starts from;
 #: "paper" gives a standard normal input unit variance and zero mean (section 2.4.1:
@@ -16,7 +17,7 @@ INITIAL_VALUES = {
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class StarReLU(keras.layers.Layer):
+class StarReLU(ConfiguredLayer):
     """StarReLU: `scale * relu(x) ** 2 + bias`, one scale and one bias per layer.
 
     Example:
@@ -96,12 +97,3 @@ class StarReLU(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            initial_values=self.initial_values,
-            learn_scale=self.learn_scale,
-            learn_bias=self.learn_bias,
-        )
-        return config

@@ -6,16 +6,15 @@ import keras
 
 from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.batch_normalized import BatchNormalized
-from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
 from keras_metaformer.layers.mixers.ffnified_attention import has_branches
-from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
+from keras_metaformer.layers.mixers.meta_mixer import PARTS, MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -66,6 +65,9 @@ class ConvNeXtChannelMixer(MetaMixer):
         - A ConvNet for the 2020s, https://arxiv.org/abs/2201.03545
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
     """
+
+    #: They follow from the arguments here.
+    fixed_arguments = PARTS
 
     def __init__(
         self,
@@ -120,31 +122,9 @@ class ConvNeXtChannelMixer(MetaMixer):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
             name=name,
+            **linear_settings(self),
         )
-
-    def get_config(self):
-        # MetaMixer's parts follow from these.
-        config = Composite.get_config(self)
-        config.update(
-            kernel_size=self.kernel_size,
-            ratio=self.ratio,
-            activation=keras.saving.serialize_keras_object(self.activation),
-            use_bias=self.use_bias,
-            dropout=self.dropout,
-            seed=self.seed,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-            branches=self.branches,
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def _query(

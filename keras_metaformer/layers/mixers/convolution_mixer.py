@@ -4,7 +4,7 @@ import keras
 
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -73,21 +73,9 @@ class ConvolutionMixer(Composite):
             padding="same",
             use_bias=self.use_bias,
             data_format="channels_last",
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
         super().build(input_shape)
 
     def flow(self, run, x):
         return run(x, self.convolution)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            kernel_size=self.kernel_size,
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

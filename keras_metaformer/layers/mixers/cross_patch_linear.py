@@ -4,7 +4,7 @@ import keras
 
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -69,20 +69,9 @@ class CrossPatchLinear(Composite):
             input_grid=grid_of(sizes),
             output_grid=grid_of(sizes),
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
         super().build(input_shape)
 
     def flow(self, run, x):
         return run.over_tokens(x, self.linear)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

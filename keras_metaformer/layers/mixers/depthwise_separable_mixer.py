@@ -5,7 +5,7 @@ import keras
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -66,30 +66,16 @@ class DepthwiseSeparableMixer(Composite):
         self.depthwise = DepthwiseConvolution(
             kernel_size,
             use_bias=use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
 
     def build(self, input_shape):
         self.project = keras.layers.Dense(
             input_shape[-1],
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
         super().build(input_shape)
 
     def flow(self, run, x):
         return run(x, self.depthwise, self.project)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            kernel_size=self.kernel_size,
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

@@ -6,14 +6,13 @@ import keras
 
 from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.batch_normalized import BatchNormalized
-from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import (
     another,
     make_initializer,
     truncated_normal,
 )
-from keras_metaformer.layers.mixers.meta_mixer import MetaMixer
+from keras_metaformer.layers.mixers.meta_mixer import PARTS, MetaMixer
 from keras_metaformer.layers.reparameterizable_depthwise import (
     ReparameterizableDepthwise,
 )
@@ -65,6 +64,9 @@ class FFNifiedAttention(MetaMixer):
         - MetaMixer Is All You Need, https://arxiv.org/abs/2406.02021
     """
 
+    #: They follow from the arguments here.
+    fixed_arguments = PARTS
+
     def __init__(
         self,
         kernel_size=7,
@@ -102,22 +104,6 @@ class FFNifiedAttention(MetaMixer):
             linear, self.use_bias, dtype=self.dtype_policy, name="query"
         )
         super().build(input_shape)
-
-    def get_config(self):
-        # MetaMixer's parts follow from these.
-        config = Composite.get_config(self)
-        config.update(
-            kernel_size=self.kernel_size,
-            activation=keras.saving.serialize_keras_object(self.activation),
-            use_bias=self.use_bias,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            branches=self.branches,
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**config)
 
 
 def has_branches(kernel_size: int, branches: bool | None) -> bool:

@@ -6,8 +6,8 @@ from keras_metaformer.layers.activations.table import make_activation
 from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.initializers import (
-    another,
     glorot_uniform,
+    linear_settings,
     make_initializer,
     near_zero,
 )
@@ -99,21 +99,5 @@ class GatedMLP(Composite):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            ratio=self.ratio,
-            activation=keras.saving.serialize_keras_object(self.activation),
-            gate_norm_epsilon=self.gate_norm_epsilon,
-            use_bias=self.use_bias,
-            dropout=self.dropout,
-            seed=self.seed,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

@@ -2,11 +2,11 @@
 
 import keras
 
-from keras_metaformer.layers.plain_layer import PlainLayer
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class IdentityMixer(PlainLayer):
+class IdentityMixer(ConfiguredLayer):
     """Identity token mixer: `y = x`, IdentityFormer's.
 
     Example:

@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers.composite import Composite, deserialize_parts
+from keras_metaformer.layers.composite import Composite
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.initializers import truncated_normal
-from keras_metaformer.layers.plain_layer import PlainLayer
 from keras_metaformer.layers.tokens import token_count
 from keras_metaformer.layers.validation import positive_integer
 
-_PARTS = (
+#: The arguments of `MetaMixer`, in the order of the flow.
+PARTS = (
     "query",
     "key",
     "interaction",
@@ -100,7 +101,7 @@ class MetaMixer(Composite):
         self.value = value
         self.aggregation = aggregation
         self.projection = projection
-        for name in _PARTS:
+        for name in PARTS:
             part = getattr(self, name)
             if part is not None and not isinstance(part, keras.layers.Layer):
                 raise TypeError(
@@ -155,21 +156,9 @@ class MetaMixer(Composite):
             mixed = [mixed, run(x, self.value)]
         return run(mixed, self.aggregation, self.projection)
 
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            (name, keras.saving.serialize_keras_object(getattr(self, name)))
-            for name in _PARTS
-        )
-        return config
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialize_parts(config, _PARTS))
-
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class ScaledDotProduct(keras.layers.Layer):
+class ScaledDotProduct(ConfiguredLayer):
     """Interaction of self-attention: `q k^T / sqrt(d)`, head by head.
 
     Args:
@@ -209,14 +198,9 @@ class ScaledDotProduct(keras.layers.Layer):
         heads = input_shape[0][-1] // self.head_dim
         return (input_shape[0][0], heads, *tokens)
 
-    def get_config(self):
-        config = super().get_config()
-        config.update(head_dim=self.head_dim)
-        return config
-
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class WeightedSum(PlainLayer):
+class WeightedSum(ConfiguredLayer):
     """Aggregation of self-attention: the coefficients times the values, head by head.
 
     Call arguments:

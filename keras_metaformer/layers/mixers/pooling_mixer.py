@@ -3,11 +3,12 @@
 import keras
 
 from keras_metaformer.layers import operations
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.validation import map_or_sequence, positive_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class PoolingMixer(keras.layers.Layer):
+class PoolingMixer(ConfiguredLayer):
     """Pooling token mixer: `y = average_pool(x) - x`.
 
     The average runs over a square window of stride 1; positions outside the map do not
@@ -63,8 +64,3 @@ class PoolingMixer(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(pool_size=self.pool_size)
-        return config

@@ -3,12 +3,18 @@
 import keras
 from keras import ops
 
-from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
+from keras_metaformer.layers.token_weights import OverTokens, TokenWeights
+from keras_metaformer.layers.tokens import (
+    flatten_tokens,
+    grid_of,
+    token_count,
+    unflatten_tokens,
+)
 from keras_metaformer.layers.validation import static_size
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class RandomMixer(keras.layers.Layer):
+class RandomMixer(TokenWeights):
     """Random token mixer: `y = R x` with a frozen random matrix over the tokens.
 
     `R = softmax(U)` row by row, `U` uniform in [0, 1), of shape `(tokens, tokens)` with
@@ -41,15 +47,13 @@ class RandomMixer(keras.layers.Layer):
 
     makes_own_output = True
 
-    #: Tells a builder to ask for a known height and width even without the top.
-    needs_static_size = True
-
     def __init__(self, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.seed = seed
 
     def build(self, input_shape):
-        tokens = token_count(static_size("RandomMixer", input_shape))
+        sizes = static_size("RandomMixer", input_shape)
+        tokens, self._grid = token_count(sizes), grid_of(sizes)
         self.random_matrix = self.add_weight(
             name="random_matrix",
             shape=(tokens, tokens),
@@ -60,14 +64,12 @@ class RandomMixer(keras.layers.Layer):
     def _row_softmax(self, shape, dtype=None):
         return ops.softmax(keras.random.uniform(shape, dtype=dtype, seed=self.seed))
 
+    def over_tokens(self, variable):
+        return OverTokens(self._grid, self._grid, outputs_first=True)
+
     def call(self, inputs):
         mixed = ops.matmul(self.random_matrix, flatten_tokens(inputs))
         return unflatten_tokens(mixed, inputs.shape[1:-1])
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(seed=self.seed)
-        return config

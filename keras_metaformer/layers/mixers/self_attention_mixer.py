@@ -9,7 +9,7 @@ from keras_metaformer.layers import operations
 from keras_metaformer.layers.composite import LayerWithParts
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.initializers import (
-    another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -121,51 +121,58 @@ class SelfAttentionMixer(LayerWithParts):
         return keras.layers.Dense(
             units,
             use_bias=use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
             name=name,
+            **linear_settings(self),
         )
 
     def _drop(self, rate, seed):
         return Dropout(rate, seed=seed, dtype=self.dtype_policy) if rate else None
 
     def call(self, inputs, training=False):
-        sizes = ops.shape(inputs)[1:-1]
-        qkv = call_inner(self, self.qkv, inputs)
-        shape = (-1, token_count(sizes), 3 * self.heads, self.head_dim)
-        qkv = ops.reshape(qkv, shape)
-        parts: Any = ops.split(qkv, 3, axis=2)
         if training and self.attention_drop is not None:
-            mixed = self._attention_with_dropout(*parts)
-        else:
-            mixed = operations.attention(*parts)
+            return self.with_weights(inputs, training)[0]
+        mixed = operations.attention(*self._queries_keys_values(inputs))
+        return self._project(mixed, inputs, training)
+
+    def with_weights(self, inputs, training=False):
+        """The outputs beside the weights of attention, step by step.
+
+        The fused forms that `call` takes compute no such weights; the outputs are the
+        same to rounding.
+
+        Args:
+            inputs: float tensor `(batch, height, width, channels)` or `(batch, tokens,
+                channels)`, of the layer's compute dtype.
+            training: bool. Whether to drop.
+
+        Returns:
+            `(outputs, weights)`: what `call` returns, and `(batch, heads, queries,
+            keys)`, which sum to 1 over the keys (before the dropout).
+        """
+        query, key, value = self._queries_keys_values(inputs)
+        scaled = query * self.head_dim**-0.5
+        weights = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", scaled, key))
+        dropped = weights
+        if training and self.attention_drop is not None:
+            dropped = call_inner(self, self.attention_drop, weights, training=True)
+        mixed = ops.einsum("bhqk,bkhd->bqhd", dropped, value)
+        return self._project(mixed, inputs, training), weights
+
+    def _queries_keys_values(self, inputs) -> Any:
+        """Each `(batch, tokens, heads, head_dim)`."""
+        qkv = call_inner(self, self.qkv, inputs)
+        tokens = token_count(ops.shape(inputs)[1:-1])
+        qkv = ops.reshape(qkv, (-1, tokens, 3 * self.heads, self.head_dim))
+        return ops.split(qkv, 3, axis=2)
+
+    def _project(self, mixed, inputs, training):
+        """The end: the heads side by side, through the last linear layer."""
+        sizes = ops.shape(inputs)[1:-1]
         mixed = ops.reshape(mixed, (-1, *sizes, self.heads * self.head_dim))
         outputs = call_inner(self, self.output_projection, mixed)
         if self.projection_drop is not None:
             outputs = call_inner(self, self.projection_drop, outputs, training)
         return outputs
 
-    def _attention_with_dropout(self, query, key, value):
-        """`operations.attention`, whose softmax the dropout acts on."""
-        scaled = query * self.head_dim**-0.5
-        weights = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", scaled, key))
-        weights = call_inner(self, self.attention_drop, weights, training=True)
-        return ops.einsum("bhqk,bkhd->bqhd", weights, value)
-
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            head_dim=self.head_dim,
-            use_bias=self.use_bias,
-            num_heads=self.num_heads,
-            attention_dropout=self.attention_dropout,
-            projection_dropout=self.projection_dropout,
-            seed=self.seed,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

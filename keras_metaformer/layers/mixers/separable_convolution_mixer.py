@@ -7,6 +7,7 @@ from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.depthwise_convolution import DepthwiseConvolution
 from keras_metaformer.layers.initializers import (
     another,
+    linear_settings,
     make_initializer,
     truncated_normal,
 )
@@ -103,23 +104,5 @@ class SeparableConvolutionMixer(Composite):
         return keras.layers.Dense(
             units,
             use_bias=self.use_bias,
-            kernel_initializer=another(self.kernel_initializer),
-            bias_initializer=another(self.bias_initializer),
-            dtype=self.dtype_policy,
+            **linear_settings(self),
         )
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            kernel_size=self.kernel_size,
-            expansion=self.expansion,
-            activation=keras.saving.serialize_keras_object(self.activation),
-            use_bias=self.use_bias,
-            output_activation=keras.saving.serialize_keras_object(
-                self.output_activation
-            ),
-            dilation_rate=self.dilation_rate,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-        )
-        return config

@@ -91,8 +91,3 @@ class SpatialGatingUnit(LayerWithParts):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], input_shape[-1] // 2)
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(norm_epsilon=self.norm_epsilon)
-        return config

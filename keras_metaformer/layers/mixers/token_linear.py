@@ -1,38 +1,15 @@
 """A linear layer over the tokens, the same for every channel."""
 
-import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
-
 import keras
-import numpy as np
 from keras import ops
 
 from keras_metaformer.layers.initializers import make_initializer, truncated_normal
+from keras_metaformer.layers.token_weights import OverTokens, TokenWeights
 from keras_metaformer.layers.validation import positive_integer
-
-_ADAPT: contextvars.ContextVar[Callable[..., np.ndarray] | None] = (
-    contextvars.ContextVar("keras_metaformer_adapt_tokens", default=None)
-)
-
-
-@contextlib.contextmanager
-def adapted_tokens(adapt: Callable[..., np.ndarray]) -> Iterator[None]:
-    """Within it a `TokenLinear` adapts what Keras loads into it from a file.
-
-    Args:
-        adapt: `(layer, variable, array) -> array`, from the kernel or bias in the file
-            to that of the layer.
-    """
-    token = _ADAPT.set(adapt)
-    try:
-        yield
-    finally:
-        _ADAPT.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class TokenLinear(keras.layers.Layer):
+class TokenLinear(TokenWeights):
     """Linear layer over the tokens: `y[u, c] = sum_t kernel[t, u] x[t, c] + bias[u]`.
 
     Example:
@@ -98,27 +75,9 @@ class TokenLinear(keras.layers.Layer):
         mixed = ops.matmul(ops.transpose(self.kernel), inputs)
         return mixed if self.bias is None else mixed + ops.expand_dims(self.bias, -1)
 
-    def load_own_variables(self, store):
-        adapt = _ADAPT.get()
-        if adapt is not None:
-            weights = zip(store.keys(), self.weights, strict=False)
-            store = {
-                key: adapt(self, weight, np.asarray(store[key]))
-                for key, weight in weights
-            }
-        super().load_own_variables(store)
+    def over_tokens(self, variable):
+        inputs = self.input_grid if len(variable.shape) == 2 else None
+        return OverTokens(inputs, self.output_grid)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.units, input_shape[2])
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(
-            units=self.units,
-            input_grid=self.input_grid,
-            output_grid=self.output_grid,
-            kernel_initializer=keras.initializers.serialize(self.kernel_initializer),
-            bias_initializer=keras.initializers.serialize(self.bias_initializer),
-            use_bias=self.use_bias,
-        )
-        return config

@@ -2,9 +2,11 @@
 
 import keras
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
+
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
-class Affine(keras.layers.Layer):
+class Affine(ConfiguredLayer):
     """Affine: `y = scale * x + offset`, one of each per channel.
 
     It takes the place of a norm and computes no statistics.
@@ -49,8 +51,3 @@ class Affine(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(use_bias=self.use_bias)
-        return config

@@ -18,7 +18,7 @@ def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
 
 
 def _forward(rectified: Any, scale: Any, bias: Any, out: Any = None) -> Any:
-    if rectified.device.type == "cpu":  # Elsewhere reading the number would wait.
+    if _on_cpu(rectified):  # Elsewhere reading the number would wait.
         return torch.addcmul(bias, rectified, rectified, value=scale.item(), out=out)
     return torch.addcmul(bias, rectified, rectified * scale, out=out)
 
@@ -128,7 +128,7 @@ def convolution(inputs: Any, kernel: Any, bias: Any, strides: int, padding: int)
     size, filters = kernel.shape[0], kernel.shape[-1]
     batch, *sides, _ = inputs.shape
     height, width = ((side + 2 * padding - size) // strides + 1 for side in sides)
-    if inputs.device.type == "cpu" and batch * height * width < filters:
+    if _on_cpu(inputs) and batch * height * width < filters:
         # torch would rearrange the kernel, which is larger than all patches, each time.
         padded = functional.pad(inputs, (0, 0, *(4 * (padding,))))
         patches = padded.unfold(1, size, strides).unfold(2, size, strides)
@@ -144,13 +144,29 @@ def image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     """The group norm with one group."""
     exact = inputs.dtype in (torch.float32, torch.float64)  # Squares may overflow.
     if exact and torch.compiler.is_compiling():
-        # Its loops over a group norm of a view jump from pixel to pixel.
-        centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
-        variance = centred.square().mean((1, 2, 3), keepdim=True)
-        factor = torch.rsqrt(variance + epsilon)
-        outputs = centred * (factor if scale is None else factor * scale)
-        return outputs if bias is None else outputs + bias
+        return _compiled_image_norm(inputs, scale, bias, epsilon)
     if scale is None and bias is not None:  # torch fails in the gradient of that.
         scale = torch.ones_like(bias)
     outputs = functional.group_norm(inputs.permute(0, 3, 1, 2), 1, scale, bias, epsilon)
     return outputs.permute(0, 2, 3, 1)
+
+
+def _compiled_image_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
+    """The norm in single operations, of which torch's compiler makes plain sums.
+
+    For a group norm it writes loops that update a mean and a variance number by number
+    (Welford's), and one over all pixels besides for the factors.
+
+    Seen with: torch 2.13.0.
+    Gain: on maps `(4, 56, 56, 64)`, one thread with AVX-512, from 0.49 to 0.38 ms of
+    processor time.
+    """
+    centred = inputs - inputs.mean((1, 2, 3), keepdim=True)
+    variance = centred.square().mean((1, 2, 3), keepdim=True)
+    factor = torch.rsqrt(variance + epsilon)
+    outputs = centred * (factor if scale is None else factor * scale)
+    return outputs if bias is None else outputs + bias
+
+
+def _on_cpu(tensor: Any) -> bool:
+    return tensor.device.type == "cpu"

@@ -2,8 +2,10 @@
 
 import keras
 
+from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
-class ChannelScale(keras.layers.Layer):
+
+class ChannelScale(ConfiguredLayer):
     """`x * scale` with one learned scale per channel (the last axis).
 
     The base of `ResScale` and `LayerScale`, which differ in where a block applies them
@@ -28,8 +30,3 @@ class ChannelScale(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        config = super().get_config()
-        config.update(initial_value=self.initial_value)
-        return config

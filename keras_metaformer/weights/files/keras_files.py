@@ -1,6 +1,7 @@
 """Keras' own files: `.weights.h5`, `.weights.json` and the weights in a `.keras`."""
 
 import contextlib
+import json
 import shutil
 import tempfile
 import zipfile
@@ -10,9 +11,10 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers.mixers.token_linear import adapted_tokens
+from keras_metaformer.layers.token_weights import adapted_tokens
 
 _WEIGHTS_OF_MODEL = "model.weights.h5"
+_MOST_BYTES_OF_CONFIG = 1 << 24
 
 
 def classes(model: keras.Model, path: Path, classifier: str) -> int | None:
@@ -39,6 +41,30 @@ def classes(model: keras.Model, path: Path, classifier: str) -> int | None:
             return None
     except (OSError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None  # in parts (.weights.json), or damaged: Keras says how
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """`(height, width)` of the images that the model in a `.keras` file takes.
+
+    Args:
+        path: of any file of Keras; one of weights alone says nothing.
+
+    Returns:
+        The size in pixels, or None where it is not said, or is any.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("config.json") as file:
+            layers = json.loads(file.read(_MOST_BYTES_OF_CONFIG))["config"]["layers"]
+        sizes = [
+            tuple(layer["config"]["batch_shape"][1:3])
+            for layer in layers
+            if layer["class_name"] == "InputLayer"
+        ]
+    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        return None
+    is_one = len(sizes) == 1 and len(sizes[0]) == 2
+    known = is_one and all(type(size) is int and size > 0 for size in sizes[0])
+    return (sizes[0][0], sizes[0][1]) if known else None
 
 
 def load(

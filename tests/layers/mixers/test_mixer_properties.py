@@ -17,6 +17,9 @@ from keras_metaformer.layers.mixers.table import TOKEN_MIXERS, make_token_mixer
 from tests.backend_gradients import gradients
 from tests.layer_checks import randomize, to_numpy
 
+# Of the formulas, which test_every_layer.py checks on each backend.
+pytestmark = pytest.mark.one_backend
+
 # Narrow heads and small kernels, for small maps.
 SMALL: dict[str, Callable[..., keras.layers.Layer]] = {
     "self_attention": lambda **kw: layers.SelfAttentionMixer(4, **kw),

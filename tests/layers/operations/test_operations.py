@@ -15,6 +15,7 @@ import pytest
 from keras_metaformer import layers
 from keras_metaformer.blocks import Downsampling, ResidualBranch
 from keras_metaformer.layers import fast_paths, operations
+from tests.layer_checks import to_float32
 from tests.reference import formulas
 from tests.reverse_mode import with_gradients
 from tests.small_models import metaformer
@@ -122,12 +123,8 @@ def _as_graph(function: Any, **arguments: Any) -> Any:
     return tf.function(function, **arguments)
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
-
-
 def _assert_near(actual: Any, expected: Any, relative: float) -> None:
-    actual, expected = _to_numpy(actual), _to_numpy(expected)
+    actual, expected = to_float32(actual), to_float32(expected)
     assert actual.shape == expected.shape
     assert np.abs(actual - expected).max() <= relative * np.abs(expected).max()
 
@@ -189,7 +186,7 @@ def test_gradient_of_star_relu_like_finite_differences(fast):
             arrays[index] = array + sign * step
             moved.append(formulas.star_relu(*arrays))
         difference = ((moved[0] - moved[1]) * weights).sum() / 2e-4
-        assert _to_numpy(gradient).flat[flat] == pytest.approx(difference, rel=1e-4)
+        assert to_float32(gradient).flat[flat] == pytest.approx(difference, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +300,7 @@ def test_star_relu_overwrites_only_what_it_may(shared):
     outputs = layer(tensor) if shared else layer(tensor, overwrite=True)
     _assert_near(outputs, formulas.star_relu(inputs, scale, bias), 1e-6)
     if shared:
-        np.testing.assert_array_equal(_to_numpy(tensor), inputs)
+        np.testing.assert_array_equal(to_float32(tensor), inputs)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="the others see it by themselves")
@@ -377,6 +374,26 @@ def test_compiled_image_norm_of_large_numbers(dtype):
         (1, 2, 3), keepdim=True, correction=0
     )
     _assert_near(norm(inputs), expected, 2e-2 if dtype == "bfloat16" else 2e-3)
+
+
+@pytest.mark.large  # It compiles C++.
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+def test_compiled_image_norm_has_plain_sums():
+    import torch
+    from torch._inductor.utils import run_and_get_code
+
+    def written(norm):
+        torch._dynamo.reset()
+        _, code = run_and_get_code(torch.compile(norm), torch.randn(MAP))
+        return "".join(code)
+
+    def group_norm(x):
+        maps = x.permute(0, 3, 1, 2)
+        return torch.nn.functional.group_norm(maps, 1).permute(0, 2, 3, 1)
+
+    ours = written(lambda x: operations.image_norm(x, None, None, 1e-6))
+    assert "Welford" in written(group_norm)  # Else there is no need of ours.
+    assert "Welford" not in ours and "rsqrt" in ours
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's shapes")
