@@ -23,7 +23,7 @@ Step = Callable[[np.ndarray, np.ndarray], float]
 def build() -> keras.Model:
     return km.MetaFormer(
         depths=(1, 1),
-        widths=(16, 32),
+        widths=(32, 64),
         mixer=("separable_convolution", "self_attention"),
         stem_kernel_size=3,
         stem_strides=2,

@@ -1,7 +1,6 @@
 """That what is trained by the command has learned: all the digits, on each backend."""
 
 import json
-import os
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.description import ImageDescription
 from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.processes import run_python
+from tests.training import kills
 from tests.training.photographs import write_digits
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
@@ -70,9 +70,8 @@ def _train(data, model, output, epochs):
 
 
 def _train_on(backend, *arguments):
-    main = "from keras_metaformer_lite.cli import main; main()"
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = run_python("-c", main, *_arguments(*arguments), env=environment)
+    environment = kills.environment(backend)
+    done = run_python("-c", kills.MAIN, *_arguments(*arguments), env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
