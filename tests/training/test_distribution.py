@@ -55,6 +55,7 @@ def _check_alike(data, alone, together, outputs, epochs):
         )
 
 
+@pytest.mark.timeout(3600)
 def test_two_processes_train_as_one(data, tmp_path):
     outputs = tmp_path / "one", tmp_path / "two"
     overrides = {"epochs": 1, "accumulate": 2}
