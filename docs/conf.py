@@ -90,6 +90,15 @@ def _read_docstring(
     lines[:] = to_restructured_text(lines)
 
 
+def _name_levels(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """Captions in furo's sidebar are headings: of what level, for screen readers."""
+    tree = context.get("furo_navigation_tree", "")
+    level = 'role="heading" aria-level="2"'
+    context["furo_navigation_tree"] = tree.replace('role="heading"', level)
+
+
 class _LinkNames(SphinxPostTransform):
     """`km.fold` in a page's text, as code, leads to what the site says of it."""
 
@@ -121,5 +130,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _point_to_pages)
     # Before napoleon's, of priority 500.
     app.connect("autodoc-process-docstring", _read_docstring, priority=400)
+    # After furo's.
+    app.connect("html-page-context", _name_levels, priority=900)
     app.add_post_transform(_LinkNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

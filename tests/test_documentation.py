@@ -23,7 +23,7 @@ from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
-from scripts import draw_reported
+from scripts import draw_blocks, draw_charts, draw_reported
 from tests.sharing.loopback_hub import loopback_hub
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
@@ -271,6 +271,12 @@ def test_what_is_reported_names_its_source_and_is_what_the_catalogue_says():
             name = row["model"].replace("-", "")
             assert catalogue.find(name, "imagenet").top1 == float(row["top1_percent"])
             assert float(row["macs_billions"]) == pytest.approx(macs[name], rel=0.04)
+
+
+@ONCE
+@pytest.mark.parametrize("script", [draw_blocks, draw_charts])
+def test_drawings_are_current(script):
+    assert script.main(["--check"]) == 0, f"run python -m {script.__name__}"
 
 
 @ONCE

@@ -154,12 +154,12 @@ def _show(driver, address: str, width: int, scheme: str) -> None:
 def test_pages_fit_and_axe_finds_nothing(site, browser, width, scheme):
     if not AXE.is_file():
         pytest.skip("needs axe-core: make page")
+    faults = {}
     for page in LOOKED_AT:
         _show(browser, (site / f"{page}.html").as_uri(), width, scheme)
         wide = browser.execute_script(
             "return document.documentElement.scrollWidth - window.innerWidth"
         )
-        assert wide <= 0, page
         browser.execute_script(AXE.read_text("utf-8"))
         found = browser.execute_async_script(
             "const done = arguments[arguments.length - 1];"
@@ -168,7 +168,9 @@ def test_pages_fit_and_axe_finds_nothing(site, browser, width, scheme):
             "    violation.nodes.slice(0, 5).map(node => node.html)])),"
             "  error => done(String(error)));"
         )
-        assert found == [], page
+        if found or wide > 0:
+            faults[page] = found, wide
+    assert faults == {}
 
 
 def test_the_search_finds_a_name_without_a_server(site, browser):
