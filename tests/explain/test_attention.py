@@ -48,6 +48,7 @@ def test_a_hand_set_attention_is_that_attention():
         assert each.png()[:4] == b"\x89PNG"
 
 
+@pytest.mark.one_backend
 def test_a_meta_mixer_that_is_attention_has_the_same_weights():
     fused = metaformer("self_attention", channel_mixer="none", widths=(32, 32))
     parts = metaformer(
@@ -80,6 +81,7 @@ def test_a_meta_mixer_that_is_attention_has_the_same_weights():
         np.testing.assert_allclose(one.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.one_backend
 def test_rollout_multiplies_the_blocks_of_a_stage():
     model = metaformer("self_attention", depths=(2, 1), widths=(32, 32))
     randomize(model)
@@ -103,6 +105,7 @@ def test_rollout_multiplies_the_blocks_of_a_stage():
         )
 
 
+@pytest.mark.one_backend
 def test_a_class_token_attends_to_the_map():
     model = planted.model("self_attention", width=32, class_token=True)
     randomize(model)

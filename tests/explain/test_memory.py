@@ -30,6 +30,7 @@ def test_a_planted_key_is_found_where_it_answers():
     assert found.png()[:4] == b"\x89PNG"
 
 
+@pytest.mark.one_backend
 def test_one_key_is_shown_on_every_image():
     model = metaformer()
     randomize(model)

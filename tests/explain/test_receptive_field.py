@@ -66,6 +66,7 @@ def test_the_contribution_radius_is_that_of_the_share():
             found.radius(share)
 
 
+@pytest.mark.one_backend
 def test_attention_sees_the_whole_image_and_other_models_are_compared():
     image = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(4, 5, padding="same", use_bias=False)(image)

@@ -44,6 +44,7 @@ def test_gelu_is_cut_at_the_threshold(threshold):
     np.testing.assert_allclose(found.active, [[expected]], rtol=1e-6)
 
 
+@pytest.mark.one_backend
 def test_layers_stand_in_the_order_of_the_model_and_images_by_themselves():
     model = metaformer(("separable_convolution", "self_attention"))
     randomize(model)
