@@ -297,7 +297,7 @@ class Measured:
 
 
 def measure(
-    name: str, seeds: int = 3, epochs: int = 8, samples: int | None = None
+    name: str, seeds: int = 3, epochs: int = 6, samples: int | None = None
 ) -> list[Measured]:
     """Trains every form of a table.
 
@@ -431,7 +431,7 @@ def main() -> None:
         help="minutes each (default: %(default)s)",
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--csv", type=Path, help="file for the rows")
     parser.add_argument("--chart", type=Path, help="PNG for the chart")
     arguments = parser.parse_args()

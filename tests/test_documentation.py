@@ -45,7 +45,7 @@ ON_EACH_BACKEND = ("README",)
 USED = ("CAFormerS18", "ConvFormerS18")
 SHELL = ("sh", "shell")
 #: Languages of blocks that nothing here can run.
-FOREIGN = ("kotlin", "text")
+FOREIGN = ("kotlin", "swift", "text")
 #: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
 #: here; tests/cli and tests/training run them.
 LONG = (

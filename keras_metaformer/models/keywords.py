@@ -45,7 +45,7 @@ FOREIGN_WORDS = {
     "grad_checkpointing": "`gradient_checkpointing`",
     "include_rescaling": "`include_preprocessing`",
     "head_dim": "`mixer=km.layers.SelfAttentionMixer(head_dim=...)`",
-    "features_only": "`km.feature_extractor(model)`, of a model",
+    "features_only": "`km.feature_extractor`, of a model",
 }
 
 

@@ -285,7 +285,8 @@ class Recipe:
             raise ValueError(
                 f"One update takes {self.update_size} images (batch_size="
                 f"{self.batch_size} times accumulate={self.accumulate}), more than "
-                "there are: give a smaller `batch_size`, or `accumulate=1`. "
+                "there are: give a smaller batch (`batch_size`, --batch), or "
+                "`accumulate=1`. "
                 f"Received: images={images}"
             )
         return updates

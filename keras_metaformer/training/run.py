@@ -221,7 +221,7 @@ def train(
             given.pop("batch_size")
             if about is not None:
                 given["batch_size"] = about["config"]["recipe"]["batch_size"]
-        recipe = _resolved(recipe, model, given)
+        asked, recipe = recipe, _resolved(recipe, model, given)
         if recipe.batch_size % engine.replicas:
             raise ValueError(
                 f"The batch must be a multiple of the {engine.replicas} parts that it "
@@ -233,15 +233,23 @@ def train(
         report = _checked_once(parts, about, check_images, workers, folder, say, engine)
         training, held = report.training, report.validation
         assert held is not None
-        recipe.updates_per_epoch(
-            len(training)
-        )  # an error where there are too few images
+        if not (automatic or given.keys() & {"batch_size", "accumulate"}):
+            smaller = _for_few_images(recipe, len(training), engine.replicas)
+            if smaller and not isinstance(asked, Recipe):
+                say(
+                    f"Batches of {smaller['batch_size']} images, not of the recipe's "
+                    f"{recipe.update_size}: there are {len(training)} to train on"
+                )
+                given |= smaller
+                recipe = _resolved(asked, model, given)
+        # An error where there are too few images.
+        recipe.updates_per_epoch(len(training))
         tag = _weights(weights, recipe, model)
         if automatic and about is None:
             from keras_metaformer.training.batch_probe import best_batch_size
 
             size = best_batch_size(model, recipe, policy, len(training), say)
-            recipe = _resolved(recipe.name, model, {**given, "batch_size": size})
+            recipe = _resolved(asked, model, {**given, "batch_size": size})
         config = {
             "model": _identity(model),
             "weights": None if tag is None else _identity(tag),
@@ -675,6 +683,21 @@ def _resolved(recipe: Any, model: Any, overrides: Mapping[str, Any]) -> Recipe:
         return recipe
     named = isinstance(model, str) and not model.endswith(".keras")
     return load_recipe(recipe, model if named else None, overrides)
+
+
+def _for_few_images(recipe: Recipe, images: int, multiple: int) -> dict[str, Any]:
+    """Fields for two updates in an epoch and more, where one takes more than there are.
+
+    Args:
+        recipe: as it is without them.
+        images: int. To train on.
+        multiple: int. The batch is a multiple of it.
+    """
+    if images >= recipe.update_size:
+        return {}
+    size = 1 << max(0, (images // 2).bit_length() - 1)
+    size -= size % multiple
+    return {"batch_size": size, "accumulate": 1} if size else {}
 
 
 def _file_or_name(model: str | os.PathLike) -> str:

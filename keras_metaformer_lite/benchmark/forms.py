@@ -64,6 +64,27 @@ FORMS = {
         ("tensorflow", "tf2onnx", "onnx", "onnxruntime"),
         "km.export.to_onnx, onnxruntime",
     ),
+    "openvino": Form(
+        "tensorflow",
+        "tensorflow,openvino",
+        ("tensorflow", "openvino"),
+        "km.export.to_openvino, openvino.compile_model",
+    ),
+    "saved-model": Form(
+        "tensorflow",
+        "tensorflow",
+        ("tensorflow",),
+        "km.export.to_saved_model, tf.saved_model.load",
+    ),
+    "pt2": Form(
+        "torch",
+        "torch",
+        ("torch",),
+        "km.export.to_pt2, torch.export.load(...).module()",
+    ),
+    "stablehlo": Form(
+        "jax", "jax", ("jax",), "km.export.to_stablehlo, jax.export.deserialize"
+    ),
 }
 
 
@@ -132,7 +153,7 @@ def make(request: dict[str, Any]) -> tuple[Callable[[], Any], Callable[[], dict]
     model = _model(job)
     shape = (job.batch, *model.input_shape[1:])
     images = np.random.default_rng(0).normal(size=shape).astype("float32")
-    predict = {"litert": _litert, "onnxruntime": _onnxruntime}.get(job.form, _keras)
+    predict = _EXPORTED.get(job.form, _keras)
     return predict(model, images, job), lambda: {"resolution": shape[1]}
 
 
@@ -143,7 +164,7 @@ def _set_threads(job: Job) -> None:
         import torch
 
         torch.set_num_threads(job.threads)
-    elif job.form.startswith("tensorflow"):
+    elif job.form.startswith(("tensorflow", "saved-model")):
         import tensorflow as tf
 
         tf.config.threading.set_intra_op_parallelism_threads(job.threads)
@@ -214,3 +235,75 @@ def _onnxruntime(model: Any, images: Any, job: Job) -> Callable[[], Any]:
         )
     name = session.get_inputs()[0].name
     return lambda: session.run(None, {name: images})
+
+
+def _openvino(model: Any, images: Any, job: Job) -> Callable[[], Any]:
+    import openvino
+
+    from keras_metaformer.export.other_formats import to_openvino
+
+    # In float32 as the others: by itself it takes bfloat16 where the processor has it.
+    options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+    if job.threads:
+        options["INFERENCE_NUM_THREADS"] = job.threads
+    with tempfile.TemporaryDirectory(prefix="keras-metaformer-") as folder:
+        path = to_openvino(model, Path(folder) / "model.xml")
+        program = openvino.compile_model(path, "CPU", options)
+    return lambda: program(images)[0]
+
+
+def _saved_model(model: Any, images: Any, job: Job) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    from keras_metaformer.export.other_formats import to_saved_model
+
+    with tempfile.TemporaryDirectory(prefix="keras-metaformer-") as folder:
+        path = to_saved_model(model, Path(folder) / "model")
+        loaded: Any = tf.saved_model.load(str(path))
+    serve = loaded.signatures["serving_default"]
+    ((name, _),) = serve.structured_input_signature[1].items()
+
+    def call() -> Any:
+        (output,) = serve(**{name: tf.constant(images)}).values()
+        return output.numpy(), loaded  # which holds the weights
+
+    return call
+
+
+def _pt2(model: Any, images: Any, job: Job) -> Callable[[], Any]:
+    import torch
+
+    from keras_metaformer.export.other_formats import to_pt2
+
+    with tempfile.TemporaryDirectory(prefix="keras-metaformer-") as folder:
+        path = to_pt2(model, Path(folder) / "model.pt2")
+        program = torch.export.load(path).module()
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return program(torch.from_numpy(images)).numpy()
+
+    return call
+
+
+def _stablehlo(model: Any, images: Any, job: Job) -> Callable[[], Any]:
+    import jax
+    import numpy as np
+    from jax import export
+
+    from keras_metaformer.export.other_formats import to_stablehlo
+
+    with tempfile.TemporaryDirectory(prefix="keras-metaformer-") as folder:
+        path = to_stablehlo(model, Path(folder) / "model.stablehlo")
+        program = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda: np.asarray(program(images))
+
+
+_EXPORTED = {
+    "litert": _litert,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "saved-model": _saved_model,
+    "pt2": _pt2,
+    "stablehlo": _stablehlo,
+}

@@ -29,7 +29,8 @@ def benchmark(
             "--form",
             "-f",
             help="tensorflow-eager, tensorflow-compiled, jax-eager, jax-compiled, "
-            "torch-eager, torch-compiled, litert or onnxruntime, also with the "
+            "torch-eager, torch-compiled, litert, onnxruntime, openvino, saved-model, "
+            "pt2 or stablehlo, also with the "
             "wildcards * and ?; all that are installed if left out.",
         ),
     ] = None,

@@ -75,6 +75,17 @@ def test_exported_files_of_a_model_of_the_list():
     assert all(row["median_ms"] > 0 for row in printed["rows"])
 
 
+@pytest.mark.large
+@pytest.mark.parametrize("form", ["openvino", "saved-model", "pt2", "stablehlo"])
+def test_other_exported_forms(model_file, form):
+    options = ("--threads", 1, "--json", *QUICK)
+    result = _run("--model", model_file, "-f", form, *options)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["status"] == "ok", row
+    assert row["median_ms"] > 0
+
+
 def _outcome(form, milliseconds, threads=None, batch=1, status="ok", message=""):
     return turns.Outcome(
         Job(form, "CAFormerS18", batch, threads),

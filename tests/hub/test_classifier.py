@@ -1,5 +1,7 @@
 """Models of this library as KerasHub's backbones and classifiers."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -16,11 +18,13 @@ from keras_metaformer.hub import (
     MetaFormerImageConverter,
 )
 from keras_metaformer_lite.examples import photograph_files
+from keras_metaformer_lite.processes import run_python
 from keras_metaformer_lite.weights import catalogue
 from tests.layer_checks import randomize
 from tests.small_models import build_small, narrowed
 from tests.weights import synthetic
 
+ROOT = Path(__file__).parents[2]
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 
 
@@ -154,6 +158,16 @@ def test_a_nested_backbone_trains_saves_folds_and_exports(tmp_path):
     model.save(tmp_path / "mine.keras")
     loaded: Any = keras.saving.load_model(tmp_path / "mine.keras")
     np.testing.assert_allclose(loaded.predict(IMAGES, verbose=0), expected, atol=1e-5)
+    other = "torch" if keras.backend.backend() == "jax" else "jax"
+    np.save(tmp_path / "mine.images.npy", IMAGES)
+    found = run_python(
+        ROOT / "tests" / "models" / "predict_saved.py",
+        tmp_path,
+        env=os.environ | {"KERAS_BACKEND": other, "PYTHONPATH": str(ROOT)},
+    )
+    assert found.returncode == 0, found.stderr
+    there = np.load(tmp_path / f"mine.{other}.npy")
+    np.testing.assert_allclose(there, expected, atol=1e-4)
     folded = km.fold(model)
     assert folded.count_params() < model.count_params()
     np.testing.assert_allclose(folded.predict(IMAGES, verbose=0), expected, atol=1e-4)

@@ -23,6 +23,8 @@ from tests.small_models import build_small
 
 ROOT = Path(__file__).parents[2]
 BACKENDS = ("tensorflow", "jax", "torch")
+#: The papers' families with a pyramid.
+FAMILIES = ["caformer", "convformer", "poolformerv2", "ffnet"]
 TOLERANCE = 1e-4
 # What a segmenter finds: the boxes' insides, which are brighter.
 MASKS = np.zeros((len(IMAGES), SIZE, SIZE, 1), "int32")
@@ -54,7 +56,7 @@ def _same_after_loading(model, path) -> None:
         np.testing.assert_allclose(found, expected[name], atol=TOLERANCE * largest)
 
 
-# Of the papers' families with a pyramid; two stand for each in `make test`.
+# Two of the families stand for all in `make test`.
 # Its loss takes minutes to compile on JAX; DeepLab trains on each backend.
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
@@ -101,11 +103,23 @@ def test_deeplab_learns_and_is_saved(family, tmp_path):
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize("other", BACKENDS)
-def test_predictions_are_the_same_on_another_backend(other, tmp_path):
+@pytest.mark.parametrize(
+    ("detected_by", "segmented_by"),
+    [
+        pytest.param(["ffnet"], ["caformer"], id="one of each"),
+        pytest.param(FAMILIES, FAMILIES, id="all", marks=pytest.mark.large),
+    ],
+)
+def test_predictions_are_the_same_on_another_backend(
+    detected_by, segmented_by, other, tmp_path
+):
     here = keras.backend.backend()
     if other == here:
         return  # Loaded here in the tests above.
-    models = {"detector": detector("ffnet"), "segmenter": segmenter("caformer")}
+    models = {
+        **{f"detector_{family}": detector(family) for family in detected_by},
+        **{f"segmenter_{family}": segmenter(family) for family in segmented_by},
+    }
     expected = {}
     for name, model in models.items():
         expected[name] = _numbers(model(IMAGES, training=False))

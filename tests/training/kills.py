@@ -23,7 +23,8 @@ import numpy as np
 from keras_metaformer_lite.processes import python_command
 from tests.training.photographs import SETTINGS, small_model, write_digits
 
-_MAIN = """
+#: The command, as where no other backend is installed.
+MAIN = """
 from tests.training import without_tensorflow
 without_tensorflow.hide()
 from keras_metaformer_lite.cli import main
@@ -38,7 +39,7 @@ EPOCHS = 16
 def command(folder: Path, output: Path, epochs: int, workers: int) -> list[str]:
     settings = {**SETTINGS, "mixup_alpha": 0.2, "random_erasing": 0.3}
     return [
-        *python_command("-c", _MAIN),
+        *python_command("-c", MAIN),
         "train",
         str(folder / "photographs"),
         *("--model", str(folder / "small.keras")),
@@ -64,6 +65,11 @@ def position(output: Path) -> tuple[int, int] | None:
     return about["epoch"], about["step"]
 
 
+def environment(backend: str) -> dict[str, str]:
+    """That of a process which runs `MAIN`."""
+    return {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": os.fspath(_ROOT)}
+
+
 def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         arguments,
@@ -72,7 +78,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
         text=True,
         # A group of its own, as a shell gives; its workers are in it.
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": os.fspath(_ROOT)},
+        env=environment(os.environ["KERAS_BACKEND"]),
     )
 
 
@@ -134,7 +140,7 @@ def disturbed(
             time.sleep(chance.uniform(0.0, pace.start))
         else:
             wait_for_progress(process, output)
-            time.sleep(chance.uniform(0.0, pace.steps / kills))
+            time.sleep(chance.uniform(0.0, pace.steps / kills / 2))
         if process.poll() is None:
             # Ctrl-C reaches all of the group, the others the process alone.
             if number == signal.SIGINT:

@@ -18,7 +18,7 @@ import numpy as np
 from keras_metaformer_lite.data.sources import Source
 from keras_metaformer_lite.processes import python_command
 
-SECONDS = 300
+SECONDS = 1500
 _PROGRAM = """
 import json, sys
 from tests.training import without_tensorflow

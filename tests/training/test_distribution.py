@@ -55,9 +55,10 @@ def _check_alike(data, alone, together, outputs, epochs):
         )
 
 
+@pytest.mark.timeout(3600)
 def test_two_processes_train_as_one(data, tmp_path):
     outputs = tmp_path / "one", tmp_path / "two"
-    overrides = {"epochs": 1, "accumulate": 2}
+    overrides = {"epochs": 1}
     (alone,) = _run(data, outputs[0], 1, overrides=overrides)
     together = _run(data, outputs[1], 2, overrides=overrides)
     _check_alike(data, alone, together, outputs, epochs=1)
@@ -67,7 +68,7 @@ def test_two_processes_train_as_one(data, tmp_path):
 @pytest.mark.timeout(3600)
 def test_two_processes_train_as_one_for_fifty_steps(data, tmp_path):
     outputs = tmp_path / "one", tmp_path / "two"
-    overrides = {"epochs": 9}
+    overrides = {"epochs": 9, "accumulate": 2}
     (alone,) = _run(data, outputs[0], 1, overrides=overrides)
     together = _run(data, outputs[1], 2, overrides=overrides)
     assert len(alone["losses"]) == 54

@@ -1,7 +1,6 @@
 """That what is trained by the command has learned: all the digits, on each backend."""
 
 import json
-import os
 from typing import Any
 
 import keras
@@ -9,9 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 import keras_metaformer as km
-from keras_metaformer.demo.models import build_model
+from keras_metaformer.models.pyramid_model import described
 from keras_metaformer_lite.cli import app
+from keras_metaformer_lite.description import ImageDescription
+from keras_metaformer_lite.images import EvaluationTransform
 from keras_metaformer_lite.processes import run_python
+from tests.training import kills
 from tests.training.photographs import write_digits
 
 pytestmark = [pytest.mark.large, pytest.mark.timeout(3600)]
@@ -19,7 +21,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 #: The least share of the held-out digits that the last model of a run reads, and the
 #: most that two backends may differ by.
 LEAST, APART = 0.98, 0.01
-EPOCHS = 20
+EPOCHS = 16
+#: The digits' originals have 8 x 8 pixels.
+SIZE = 16
 SETTINGS = {
     "layer_decay": "none",
     "horizontal_flip": 0,
@@ -28,6 +32,26 @@ SETTINGS = {
     "random_resized_crop_scale": "0.7,1",
     "average_decay": 0.98,
 }
+
+
+def _reader(path):
+    """An untrained model of 8 x 8 and 4 x 4 tokens."""
+    keras.utils.set_random_seed(1)
+    model = km.MetaFormer(
+        depths=(1, 2),
+        widths=(48, 96),
+        mixer="separable_convolution",
+        stem_kernel_size=3,
+        stem_strides=2,
+        stem_padding=1,
+        input_shape=(SIZE, SIZE, 3),
+        classes=10,
+        include_preprocessing=True,
+        stochastic_depth_rate=0.1,
+        seed=5,
+    )
+    described(model, ImageDescription(EvaluationTransform(SIZE), True)).save(path)
+    return path
 
 
 def _arguments(data, model, output, epochs):
@@ -46,9 +70,8 @@ def _train(data, model, output, epochs):
 
 
 def _train_on(backend, *arguments):
-    main = "from keras_metaformer_lite.cli import main; main()"
-    environment = {**os.environ, "KERAS_BACKEND": backend}
-    done = run_python("-c", main, *_arguments(*arguments), env=environment)
+    environment = kills.environment(backend)
+    done = run_python("-c", kills.MAIN, *_arguments(*arguments), env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
 
@@ -56,13 +79,11 @@ def _train_on(backend, *arguments):
 @pytest.mark.backend_independent  # It starts all three.
 def test_every_backend_reads_the_digits_from_a_folder_of_pictures(tmp_path):
     write_digits(tmp_path / "digits")
-    build_model(0, "convformer").save(tmp_path / "small.keras")
+    model = _reader(tmp_path / "small.keras")
     accuracies = {}
     for backend in BACKENDS:
         run = tmp_path / backend
-        found = _train_on(
-            backend, tmp_path / "digits", tmp_path / "small.keras", run, EPOCHS
-        )
+        found = _train_on(backend, tmp_path / "digits", model, run, EPOCHS)
         assert found["evaluation"]["images"] == 360
         # Not of the epoch that is best on these very digits, but of the last one.
         accuracies[backend] = found["history"][-1]["average_val_accuracy"]
@@ -74,8 +95,7 @@ def test_half_of_the_classes_help_with_the_others(tmp_path):
     """Fine-tuned from a run on five digits, beside training from scratch."""
     write_digits(tmp_path / "half", classes=5)
     write_digits(tmp_path / "all", each=24)
-    scratch = tmp_path / "small.keras"
-    build_model(0, "convformer").save(scratch)
+    scratch = _reader(tmp_path / "small.keras")
     _train(tmp_path / "half", scratch, tmp_path / "first", 8)
     model: Any = keras.saving.load_model(tmp_path / "first" / "last.keras")
     assert model.output_shape == (None, 5)
@@ -94,9 +114,8 @@ def test_the_device_reads_what_the_run_reads(tmp_path):
     from keras_metaformer.export import LiteRTModel, to_litert
 
     write_digits(tmp_path / "digits")
-    build_model(0).save(tmp_path / "small.keras")
     run = tmp_path / "run"
-    found = _train(tmp_path / "digits", tmp_path / "small.keras", run, 3)
+    found = _train(tmp_path / "digits", _reader(tmp_path / "small.keras"), run, 3)
     path = run / json.loads((run / "evaluation.json").read_text("utf-8"))["model"]
     model: Any = keras.saving.load_model(path)
     exported = tmp_path / "digits.tflite"

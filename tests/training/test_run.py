@@ -426,6 +426,41 @@ def test_unreadable_images_are_left_out_and_named(photographs, tmp_path, monkeyp
 
 
 @pytest.mark.one_backend
+def test_fewer_images_than_a_batch_of_the_recipe(photographs, tmp_path):
+    """What a first try looks like: a few photographs, and no option."""
+    few = tmp_path / "few"
+    for name in ("digit_0", "digit_1"):
+        (few / name).mkdir(parents=True)
+        for path in sorted((photographs / "train" / name).iterdir())[:10]:
+            shutil.copy(path, few / name)
+    said = []
+    for _ in range(2):  # the second goes on
+        result = km.train(
+            few,
+            photographs / "small.keras",
+            output=tmp_path / "run",
+            overrides={**SETTINGS, "epochs": 1},
+            workers=0,
+            say=said.append,
+        )
+        assert result.finished
+    assert any("Batches of 8 images" in line for line in said)
+    config = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    assert (config["recipe"]["batch_size"], config["recipe"]["accumulate"]) == (8, 1)
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize(
+    ("images", "multiple", "size"),
+    [(64, 1, None), (63, 1, 16), (3, 1, 1), (1, 1, 1), (40, 3, 15), (4, 4, None)],
+)
+def test_the_batch_for_few_images(images, multiple, size):
+    recipe = km.training.load_recipe("finetune")
+    fields = run._for_few_images(recipe, images, multiple)
+    assert fields.get("batch_size") == size
+
+
+@pytest.mark.one_backend
 def test_images_that_were_not_checked_end_the_run_when_their_turn_comes(
     photographs, tmp_path
 ):
