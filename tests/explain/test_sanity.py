@@ -1,20 +1,39 @@
 """Randomised models: likeness falls, and the model is what it was."""
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from keras_metaformer.explain import grad_cam, sanity
+from keras_metaformer.explain import grad_cam, sanity, smooth_grad
 from keras_metaformer.explain.sanity import rank_correlation
+from tests.explain import quadrants
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import metaformer
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+GRADIENT = functools.partial(smooth_grad, samples=1, noise=0.0)
 
 
 def weights_of(model: Any) -> list[np.ndarray]:
     return [np.array(to_numpy(variable)) for variable in model.variables]
+
+
+@pytest.mark.one_backend
+def test_randomisation_lowers_the_likeness_step_by_step():
+    model = quadrants.trained("convformer", epochs=4, number=256)
+    images, classes, _ = quadrants.pictures(12, seed=5)
+
+    found = sanity(model, images, GRADIENT, list(classes), batch_size=12)
+
+    mean = found.correlations.mean(axis=1)
+    assert mean[0] == 1
+    assert found.layers[:2] == ("(none)", "predictions")
+    assert found.layers[-1] == "stem"
+    # What is lost does not come back, but for what chance does.
+    assert (np.diff(mean) < 0.05).all(), mean
+    assert mean[1] < 0.99 and mean[-1] < mean[1] - 0.15, mean
 
 
 def test_what_ignores_the_model_stays_alike_and_the_model_is_restored():

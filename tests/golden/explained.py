@@ -1,6 +1,6 @@
-"""What `km.explain` finds in small models with fixed weights, as JAX computed it.
+"""What `km.explain` finds in small models with fixed weights, as PyTorch computed it.
 
-    KERAS_BACKEND=jax .venv/bin/python -m tests.golden.explained
+    KERAS_BACKEND=torch .venv/bin/python -m tests.golden.explained
 
 writes `explained.npz`. It is no reference of others: it holds the backends together.
 """
@@ -35,6 +35,17 @@ def results(name: str) -> dict[str, np.ndarray]:
     if km.explain.has_attention(probe):
         rollout = km.explain.attention_rollout(probe, images)
         found |= {stage: each[:, ::8] for stage, each in rollout.weights.items()}
+    for method in ("grad_cam", "grad_cam_plus_plus", "layer_cam", "eigen_cam"):
+        maps = km.explain.grad_cam(probe, images, [0, 3], method=method)
+        found[method] = maps.coarse
+    by_pixel = {
+        "integrated_gradients": km.explain.integrated_gradients(
+            probe, images, [0, 3], steps=4
+        ),
+        "smooth_grad": km.explain.smooth_grad(probe, images, [0, 3], samples=2),
+    }
+    for method, each in by_pixel.items():
+        found[method] = each.values[:, ::8, ::8]
     return found
 
 
