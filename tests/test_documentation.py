@@ -48,7 +48,16 @@ SHELL = ("sh", "shell")
 FOREIGN = ("kotlin", "swift", "text")
 #: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
 #: here; tests/cli and tests/training run them.
-LONG = ("benchmark", "demo", "evaluate", "predict", "train", "web")
+LONG = (
+    "benchmark",
+    "compare",
+    "demo",
+    "evaluate",
+    "explain",
+    "predict",
+    "train",
+    "web",
+)
 
 # What runs no model, or the same on every backend.
 ONCE = pytest.mark.backend_independent

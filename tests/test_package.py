@@ -34,7 +34,7 @@ ALLOWED = {
     "applications": {"layers", "models"},
     "demo": {"layers", "models", "data", "export"},
     "features": {"layers", "blocks", "models"},
-    "explain": {"layers", "models", "features"},
+    "explain": {"layers", "blocks", "models", "features"},
     "sharing": {"layers", "blocks", "models", "weights"},
     "hub": {"layers", "models", "features"},
     "inference": {"layers", "blocks", "models"},

@@ -20,6 +20,11 @@ from keras_metaformer.explain.attributions import (
     smooth_grad,
 )
 from keras_metaformer.explain.cam import CAM, grad_cam
+from keras_metaformer.explain.disagreements import (
+    Disagreement,
+    Disagreements,
+    disagreements,
+)
 from keras_metaformer.explain.faithfulness import Faithfulness, faithfulness
 from keras_metaformer.explain.heat_maps import HeatMaps
 from keras_metaformer.explain.memory import Memory, SharedKeys, memory
@@ -30,6 +35,7 @@ from keras_metaformer.explain.receptive_field import (
     receptive_field,
     receptive_field_comparison,
 )
+from keras_metaformer.explain.report import Report, report
 from keras_metaformer.explain.results import Result
 from keras_metaformer.explain.sanity import Sanity, sanity
 from keras_metaformer.explain.scales import LearnedScales, learned_scales
@@ -50,6 +56,8 @@ __all__ = [
     "AttentionRollout",
     "Attributions",
     "Derivative",
+    "Disagreement",
+    "Disagreements",
     "Faithfulness",
     "HeatMaps",
     "LearnedScales",
@@ -58,6 +66,7 @@ __all__ = [
     "ReceptiveField",
     "ReceptiveFields",
     "Region",
+    "Report",
     "Result",
     "Sanity",
     "SharedKeys",
@@ -69,6 +78,7 @@ __all__ = [
     "activation_moments",
     "attention_maps",
     "attention_rollout",
+    "disagreements",
     "faithfulness",
     "grad_cam",
     "has_attention",
@@ -79,6 +89,7 @@ __all__ = [
     "occlusion",
     "receptive_field",
     "receptive_field_comparison",
+    "report",
     "sanity",
     "smooth_grad",
     "sparsity",

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_metaformer.blocks import MetaFormerBlock, ResidualBranch
 from keras_metaformer.explain.heat_maps import HeatMaps, resized
 from keras_metaformer.explain.images import pixels, prepared
 from keras_metaformer.explain.probe import Probe
@@ -177,11 +178,22 @@ def grad_cam(
 
 
 def default_layer(probe: Probe) -> str:
-    """The layer whose map is shown if nothing is said: the end of the last stage.
+    """The layer whose map is shown if nothing is said.
 
-    Of another model than this library's it is the last that gives a map.
+    The end of the last stage; of a model of one stage (MLP-Mixer, ResMLP, gMLP, vision
+    transformers), whose last block moves all over the image what it has found, the
+    block before the last. Of another model than this library's it is the last layer
+    that gives a map. In each family that layer's maps were those that found planted
+    evidence most often (`docs/explain.md`).
     """
     stages = list(probe.of_kind(StageOutput))
+    blocks = [
+        path
+        for path in probe.of_kind(MetaFormerBlock, ResidualBranch)
+        if path in probe.shapes
+    ]
+    if len(stages) < 2 and len(blocks) > 1:
+        return blocks[-2]
     return stages[-1] if stages else probe.last_map()
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_metaformer.explain.results import SEQUENTIAL, Result, short
+from keras_metaformer.explain.results import SEQUENTIAL, Result, needing, short
 
 _COLUMNS = 8
 
@@ -63,19 +63,30 @@ class HeatMaps(Result):
 
 
 def overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:
-    """Draw a map over a picture, of which brightness alone is left.
+    """Draw a map over a picture, as `laid_over` makes it, without axes."""
+    axes.imshow(laid_over(picture, heat))
+    axes.set_axis_off()
+
+
+def laid_over(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """A map over a picture, of which brightness alone is left.
 
     Args:
-        axes: matplotlib's.
         picture: uint8 `(height, width, 3)`.
         heat: float `(height, width)` from 0 to 1.
+
+    Returns:
+        uint8 `(height, width, 3)`.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
     """
-    import matplotlib
+    with needing("matplotlib", "Pictures"):
+        import matplotlib
 
     grey = picture.mean(axis=-1, keepdims=True) / 255
     colours = matplotlib.colormaps[SEQUENTIAL](heat)[..., :3]
-    axes.imshow(np.clip(0.45 * grey + 0.55 * colours, 0, 1))
-    axes.set_axis_off()
+    return np.rint(255 * (0.45 * grey + 0.55 * colours)).astype("uint8")
 
 
 def resized(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

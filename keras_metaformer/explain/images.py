@@ -33,7 +33,8 @@ def prepared(probe: Probe, images: Any, transform: Any = None) -> np.ndarray:
     transform = transform or preparing(probe.description, images)
     is_one = isinstance(images, (str, os.PathLike)) or not hasattr(images, "__len__")
     is_array = isinstance(images, np.ndarray) and images.ndim == 3
-    each: list[Any] = [images] if is_one or is_array else list(images)
+    several: Any = images
+    each = [images] if is_one or is_array else list(several)
     if not each:
         raise ValueError("Expected at least one image. Received: images=[]")
     return np.stack([np.asarray(transform(image), "float32") for image in each])

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_metaformer.arrays import to_numpy
 from keras_metaformer.explain.images import prepared
 from keras_metaformer.explain.probe import OUTPUT, Probe
 from keras_metaformer.features.embedding import pooled_layer
@@ -179,12 +180,30 @@ def _index(given: Any, classes: int, description: Any) -> int:
     )
 
 
+def _squashing(probe: Probe) -> Any:
+    """The softmax or sigmoid that makes probabilities of the logits, if known."""
+    description = probe.description
+    if description is not None and description.output == "logits":
+        return keras.activations.softmax
+    return probe.squashing
+
+
+def probabilities_of(probe: Probe, logits: np.ndarray) -> np.ndarray:
+    """What `Probe.observe` gives of a classifier, as probabilities if it is known how.
+
+    Args:
+        probe: of the model.
+        logits: float32 `(batch, classes)`.
+    """
+    squashing = _squashing(probe)
+    if squashing is None:
+        return logits
+    return to_numpy(squashing(ops.convert_to_tensor(logits)))
+
+
 def probability(probe: Probe, resolved: Resolved) -> Resolved:
     """The same target with probabilities for logits, where it is a class."""
-    description = probe.description
-    squashing = probe.squashing
-    if squashing is None and description is not None and description.output == "logits":
-        squashing = keras.activations.softmax
+    squashing = _squashing(probe)
     if resolved.classes is None or squashing is None:
         return resolved
     is_softmax = squashing is keras.activations.softmax

@@ -13,6 +13,7 @@ from keras_metaformer_lite.cli.classify import classify
 from keras_metaformer_lite.cli.convert import convert
 from keras_metaformer_lite.cli.demo import demo
 from keras_metaformer_lite.cli.evaluate import evaluate
+from keras_metaformer_lite.cli.explain import compare, explain
 from keras_metaformer_lite.cli.export import export
 from keras_metaformer_lite.cli.listing import list_command
 from keras_metaformer_lite.cli.output import prepare_streams
@@ -60,9 +61,11 @@ def _options(
 app.command("list")(list_command)
 app.command("benchmark")(benchmark)
 app.command("classify")(classify)
+app.command("compare")(compare)
 app.command("convert")(convert)
 app.command("demo")(demo)
 app.command("evaluate")(evaluate)
+app.command("explain")(explain)
 app.command("export")(export)
 app.command("predict")(predict)
 app.command("train")(train)
