@@ -126,7 +126,8 @@ class Distiller(keras.Model):
             teacher = ops.log_softmax(teacher / self.temperature, axis=-1)
             each = ops.sum(ops.exp(teacher) * (teacher - student), axis=-1)
             each = each * self.temperature**2
-        taught_loss: Any = _MeanOfBatch()(each, each, sample_weight)
+        # TensorFlow takes no name with an underscore in front.
+        taught_loss: Any = _MeanOfBatch(name="mean_of_batch")(each, each, sample_weight)
         return (1.0 - self.alpha) * base + self.alpha * taught_loss
 
 

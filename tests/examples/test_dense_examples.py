@@ -11,9 +11,10 @@ from examples import detection, digit_scenes, image_search, segmentation
 from keras_metaformer_lite.examples import photograph_files
 from tests.small_models import build_small
 
-#: Mean IoU, and share of neighbours alike, that the whole examples pass with room: on
-#: PyTorch 0.33 came of a third of the steps, and 0.957.
-SEGMENTED, FOUND = 0.3, 0.9
+#: Mean average precision, mean IoU, and share of neighbours alike, that the whole
+#: examples pass with room: on PyTorch a third of the steps gave 0.094 and 0.33, all of
+#: them 0.957 of the last.
+DETECTED, SEGMENTED, FOUND = 0.08, 0.3, 0.9
 
 
 @pytest.mark.backend_independent
@@ -91,7 +92,7 @@ def test_a_page_of_a_folder(tmp_path):
 def test_detection_learns():
     before, after = detection.run()
     assert before < 0.05
-    assert after > before
+    assert after > DETECTED
 
 
 @pytest.mark.large
