@@ -277,7 +277,10 @@ def check_forms(family: str, method: str, dtype: str, sizes: tuple[int, ...]) ->
                 found = grad_cam(form, images.astype("float32"), 3, method=method)
                 assert found.maps.shape == (batch, size, size)
                 assert np.isfinite(found.coarse).all()
-                assert found.coarse.max() > 0
+                # Of random weights nothing may speak for a class: the map is 0 then.
+                largest = found.maps.max(axis=(1, 2))
+                coarse = found.coarse.max(axis=(1, 2))
+                assert (largest <= 1).all() and ((largest > 0) == (coarse > 0)).all()
 
 
 def test_a_function_of_outputs_may_use_any_operation():
