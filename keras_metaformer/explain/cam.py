@@ -183,8 +183,8 @@ def default_layer(probe: Probe) -> str:
     The end of the last stage; of a model of one stage (MLP-Mixer, ResMLP, gMLP, vision
     transformers), whose last block moves all over the image what it has found, the
     block before the last. Of another model than this library's it is the last layer
-    that gives a map. In each family that layer's maps were those that found planted
-    evidence most often (`docs/explain.md`).
+    that gives a map. How often its maps find planted evidence in each family stands in
+    `docs/explain.md`.
     """
     stages = list(probe.of_kind(StageOutput))
     blocks = [
