@@ -12,14 +12,27 @@ from keras_metaformer.explain.images import pixels, prepared
 from keras_metaformer.explain.memory import show
 from keras_metaformer.explain.parts import block_of, class_token_of
 from keras_metaformer.explain.probe import Probe
-from keras_metaformer.explain.results import Result, short
+from keras_metaformer.explain.results import Result, by_file_name, short
 from keras_metaformer.layers import ScaledDotProduct, SelfAttentionMixer
 
 _MOST_ROWS, _MOST_COLUMNS = 4, 7
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionMaps(Result):
+class _Attention(Result):
+    """Weights over the positions of maps, which each of the results below explains."""
+
+    weights: dict[str, np.ndarray]
+    grids: dict[str, tuple[int, int]]
+    images: np.ndarray
+    query: tuple[float, float] | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return by_file_name(self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionMaps(_Attention):
     """The weights of attention, as `attention_maps` finds them.
 
     Attributes:
@@ -39,19 +52,11 @@ class AttentionMaps(Result):
         "values, the residual branches and the MLPs are not in it."
     )
 
-    weights: dict[str, np.ndarray]
-    grids: dict[str, tuple[int, int]]
-    images: np.ndarray
-    query: tuple[float, float] | None = None
-
     @property
     def size(self) -> tuple[float, float]:
         rows = min(len(self.images), _MOST_ROWS)
         columns = 1 + min(len(self.weights), _MOST_COLUMNS)
         return max(1.5 * columns, 3.5), 1.5 * rows + 0.6
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {_file_name(path): values for path, values in self.weights.items()}
 
     def maps(self, layer: str) -> np.ndarray:
         """How much attention each position gets, mean over the heads.
@@ -94,7 +99,7 @@ class AttentionMaps(Result):
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionRollout(Result):
+class AttentionRollout(_Attention):
     """Attention through the blocks of each stage, as `attention_rollout` finds it.
 
     Attributes:
@@ -113,18 +118,10 @@ class AttentionRollout(Result):
         "flow."
     )
 
-    weights: dict[str, np.ndarray]
-    grids: dict[str, tuple[int, int]]
-    images: np.ndarray
-    query: tuple[float, float] | None = None
-
     @property
     def size(self) -> tuple[float, float]:
         rows = min(len(self.images), _MOST_ROWS)
         return 1.8 * (1 + len(self.weights)), 1.8 * rows + 0.6
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {_file_name(stage): values for stage, values in self.weights.items()}
 
     def maps(self, stage: str) -> np.ndarray:
         """How much each position at the start of a stage counts at its end.
@@ -343,7 +340,3 @@ def _stage_of(path: str) -> str:
     """The stage of a mixer, by the name of its block."""
     block = block_of(path)
     return re.sub(r"_?block_\d+$", "", block) or "blocks"
-
-
-def _file_name(path: str) -> str:
-    return path.replace("/", "-")

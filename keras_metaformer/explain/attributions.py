@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_metaformer.explain.heat_maps import overlay
+from keras_metaformer.explain.heat_maps import draw_overlays, size_of_overlays
 from keras_metaformer.explain.images import pixels, prepared
 from keras_metaformer.explain.probe import Derivative, Probe
-from keras_metaformer.explain.results import Result, short
+from keras_metaformer.explain.results import Result
 from keras_metaformer.explain.targets import Resolved, TargetLike, resolve
 from keras_metaformer.layers.validation import positive_integer
 
-_COLUMNS = 8
 #: Of the values of an image so many, the largest, are drawn alike: a few would leave
 #: the rest dark.
 _SATURATED = 0.01
@@ -58,26 +57,13 @@ class Attributions(Result):
 
     @property
     def size(self) -> tuple[float, float]:
-        columns = min(len(self.images), _COLUMNS)
-        rows = -(-len(self.images) // _COLUMNS)
-        return max(2.0 * columns, 3.0), 2.3 * rows
+        return size_of_overlays(len(self.images))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"values": self.values, "scores": self.scores}
 
     def draw(self, figure: Any) -> None:
-        grid: Any = figure.subplots(
-            -(-len(self.images) // _COLUMNS),
-            min(len(self.images), _COLUMNS),
-            squeeze=False,
-        )
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, picture, heat, label in zip(
-            grid.flat, self.images, self.maps, self.labels, strict=False
-        ):
-            overlay(axes, picture, heat)
-            axes.set_title(short(label), fontsize=8, pad=3)
+        draw_overlays(figure, self.images, self.maps, self.labels)
 
 
 def integrated_gradients(

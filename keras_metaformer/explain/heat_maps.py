@@ -1,11 +1,18 @@
 """Maps over images: how much each place has to do with an answer."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from keras_metaformer.explain.results import SEQUENTIAL, Result, needing, short
+from keras_metaformer.explain.results import (
+    SEQUENTIAL,
+    Result,
+    grid_of_pictures,
+    needing,
+    short,
+)
 
 _COLUMNS = 8
 
@@ -40,26 +47,36 @@ class HeatMaps(Result):
 
     @property
     def size(self) -> tuple[float, float]:
-        columns = min(len(self.images), _COLUMNS)
-        rows = -(-len(self.images) // _COLUMNS)
-        return max(2.0 * columns, 3.0), 2.3 * rows
+        return size_of_overlays(len(self.images))
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"maps": self.maps, "coarse": self.coarse}
 
     def draw(self, figure: Any) -> None:
-        grid: Any = figure.subplots(
-            -(-len(self.images) // _COLUMNS),
-            min(len(self.images), _COLUMNS),
-            squeeze=False,
-        )
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, picture, heat, label in zip(
-            grid.flat, self.images, self.maps, self.labels, strict=False
-        ):
-            overlay(axes, picture, heat)
-            axes.set_title(short(label), fontsize=8, pad=3)
+        draw_overlays(figure, self.images, self.maps, self.labels)
+
+
+def size_of_overlays(number: int) -> tuple[float, float]:
+    """Width and height in inches of what `draw_overlays` draws of so many images."""
+    columns = min(number, _COLUMNS)
+    return max(2.0 * columns, 3.0), 2.3 * -(-number // _COLUMNS)
+
+
+def draw_overlays(
+    figure: Any, images: np.ndarray, maps: np.ndarray, labels: Sequence[str]
+) -> None:
+    """Draw maps over their images, each below its label.
+
+    Args:
+        figure: an empty figure of matplotlib.
+        images: uint8 `(batch, height, width, 3)`.
+        maps: float `(batch, height, width)` from 0 to 1.
+        labels: what stands above each image.
+    """
+    grid = grid_of_pictures(figure, len(images), min(len(images), _COLUMNS))
+    for axes, picture, heat, label in zip(grid, images, maps, labels, strict=True):
+        overlay(axes, picture, heat)
+        axes.set_title(short(label), fontsize=8, pad=3)
 
 
 def overlay(axes: Any, picture: np.ndarray, heat: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 import abc
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -151,6 +151,25 @@ def tidy(axes: Any) -> None:
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def grid_of_pictures(figure: Any, number: int, columns: int) -> list[Any]:
+    """Axes without frames for so many pictures, row by row.
+
+    Args:
+        figure: an empty figure of matplotlib.
+        number: int. How many axes are wanted.
+        columns: int. How many stand in a row.
+    """
+    grid: Any = figure.subplots(-(-number // columns), columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    return list(grid.flat[:number])
+
+
+def by_file_name(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by paths of layers, under names that files can have."""
+    return {path.replace("/", "-"): array for path, array in arrays.items()}
 
 
 def short(name: str) -> str:

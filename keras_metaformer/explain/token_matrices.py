@@ -9,7 +9,14 @@ import numpy as np
 from keras_metaformer.arrays import to_numpy
 from keras_metaformer.explain.parts import block_of, parts_by_path
 from keras_metaformer.explain.probe import Probe
-from keras_metaformer.explain.results import DIVERGING, SEQUENTIAL, Result, short
+from keras_metaformer.explain.results import (
+    DIVERGING,
+    SEQUENTIAL,
+    Result,
+    by_file_name,
+    grid_of_pictures,
+    short,
+)
 from keras_metaformer.layers import RandomMixer, TokenLinear
 from keras_metaformer.layers.tokens import grid_of
 from keras_metaformer.layers.validation import positive_integer
@@ -49,7 +56,7 @@ class TokenMatrices(Result):
         return 2.2 * columns + 0.4, 2.3 * -(-count // _COLUMNS) + 0.5
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {path.replace("/", "-"): each for path, each in self.matrices.items()}
+        return by_file_name(self.matrices)
 
     def patterns(self, layer: str, most: int = 32) -> "TokenPatterns":
         """What single outputs of a matrix look at, as maps over the image.
@@ -83,10 +90,8 @@ class TokenMatrices(Result):
         places = np.linspace(0, len(paths) - 1, min(len(paths), _MOST)).round()
         chosen = [paths[int(place)] for place in places]
         columns = min(len(chosen), _COLUMNS)
-        grid: Any = figure.subplots(-(-len(chosen) // columns), columns, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, path in zip(grid.flat, chosen, strict=False):
+        grid = grid_of_pictures(figure, len(chosen), columns)
+        for axes, path in zip(grid, chosen, strict=True):
             axes.imshow(self.matrices[path], **_colors(self.matrices[path]))
             outputs, inputs = self.matrices[path].shape
             place = f"{short(block_of(path))} {path.split('/')[-1]}"
@@ -122,11 +127,8 @@ class TokenPatterns(Result):
         return {"patterns": self.patterns, "outputs": self.outputs}
 
     def draw(self, figure: Any) -> None:
-        rows = -(-len(self.patterns) // _COLUMNS_OF_ROWS)
-        grid: Any = figure.subplots(rows, _COLUMNS_OF_ROWS, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        shown = zip(grid.flat, self.patterns, self.outputs, strict=False)
+        grid = grid_of_pictures(figure, len(self.patterns), _COLUMNS_OF_ROWS)
+        shown = zip(grid, self.patterns, self.outputs, strict=True)
         for axes, pattern, output in shown:
             axes.imshow(pattern, **_colors(pattern))
             axes.set_title(str(output), fontsize=7, pad=2)

@@ -151,9 +151,9 @@ def run(*arguments: object) -> Any:
 def test_the_commands(model, tmp_path):
     files = list(photograph_files())[:2]
     model.save(tmp_path / "one.keras")
-    other = metaformer()
+    other: Any = metaformer()
     randomize(other, seed=1)
-    other.image_description = model.image_description  # type: ignore[attr-defined]
+    other.image_description = model.image_description
     other.save(tmp_path / "other.keras")
     page = tmp_path / "page.html"
 
