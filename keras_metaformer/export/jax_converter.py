@@ -7,9 +7,7 @@ import jax
 import keras
 from jax import export
 
-from keras_metaformer.export.prepared import folded
-from keras_metaformer.layers import fast_paths
-from keras_metaformer_lite.litert.errors import ExportError
+from keras_metaformer.export.prepared import exporting, folded
 
 #: What a file runs on, whichever of them wrote it.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -39,12 +37,7 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
     def predict(images):
         return prepared(images, training=False)
 
-    try:
-        with fast_paths.switched(False):
-            program = export.export(predict, platforms=PLATFORMS)(shape)
-        result.write_bytes(program.serialize())
-    except Exception as error:  # JAX raises many kinds.
-        raise ExportError(
-            f"jax.export cannot export the model: {type(error).__name__}: {error}"
-        ) from error
+    with exporting(model, "jax.export cannot export the model"):
+        content = export.export(predict, platforms=PLATFORMS)(shape).serialize()
+    result.write_bytes(content)
     return result

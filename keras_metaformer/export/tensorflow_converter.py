@@ -20,8 +20,7 @@ from keras_metaformer.export.options import (
     ends_in_softmax,
     last_operation,
 )
-from keras_metaformer.export.prepared import folded, input_signature
-from keras_metaformer.layers import fast_paths
+from keras_metaformer.export.prepared import exporting, folded, input_signature
 from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
@@ -61,14 +60,8 @@ def _export(model: keras.Model, path: Path, form: str) -> None:
     model = folded(model)
     options: dict[str, Any] = {"format": form, "verbose": False}
     options["input_signature"] = input_signature(model)
-    try:
-        with fast_paths.switched(False):  # Plain operations, for every reader.
-            model.export(str(path), **options)
-    except Exception as error:  # The exporters raise many kinds.
-        raise ExportError(
-            f"Keras cannot export the model to {form!r}: "
-            f"{type(error).__name__}: {error}. Received: model={model.name!r}"
-        ) from error
+    with exporting(model, f"Keras cannot export the model to {form!r}"):
+        model.export(str(path), **options)
 
 
 def tflite_of(model: keras.Model, options: GraphOptions) -> bytes:

@@ -6,9 +6,7 @@ from typing import Any
 import keras
 import torch
 
-from keras_metaformer.export.prepared import folded, input_signature
-from keras_metaformer.layers import fast_paths
-from keras_metaformer_lite.litert.errors import ExportError
+from keras_metaformer.export.prepared import exporting, folded, input_signature
 
 
 def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> Path:
@@ -27,17 +25,13 @@ def convert_into(model: keras.Model, request: dict[str, Any], folder: Path) -> P
     """
     result = folder / f"result.{request['form']}"
     model = folded(model)
-    try:
-        with fast_paths.switched(False), torch.no_grad():
-            model.export(
-                result,
-                format="torch",
-                verbose=False,
-                input_signature=input_signature(model),
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
-            )
-    except Exception as error:  # The exporter raises many kinds.
-        raise ExportError(
-            f"torch.export cannot export the model: {type(error).__name__}: {error}"
-        ) from error
+    failure = "torch.export cannot export the model"
+    with exporting(model, failure), torch.no_grad():
+        model.export(
+            result,
+            format="torch",
+            verbose=False,
+            input_signature=input_signature(model),
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
     return result
