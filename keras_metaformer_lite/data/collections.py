@@ -11,16 +11,20 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from keras_metaformer_lite.data.errors import DataError
-from keras_metaformer_lite.images import SUFFIXES, ImageError, decode_image
+from keras_metaformer_lite.data.predicted import read_each
+from keras_metaformer_lite.images import SUFFIXES, decode_image, load_image
 from keras_metaformer_lite.images import expand_images as expand_local
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from keras_metaformer_lite.description import ImageDescription
 
 #: Columns of a Parquet table that are looked for, in this order.
@@ -273,24 +277,17 @@ class ItemReader:
         self, items: Sequence[Item]
     ) -> list[tuple[str, np.ndarray | None, str]]:
         """`(name, image or None, why there is none)` of each."""
-        found = []
-        for name, content in items:
-            try:
-                if content is None:
-                    content = _content(name)
-                image = self._description.prepare(decode_image(content, name))
-            except (ImageError, DataError, OSError, MemoryError) as error:
-                found.append((name, None, str(error) or type(error).__name__))
-            else:
-                found.append((name, image, ""))
-        return found
+        loads = ((item[0], partial(_load, *item)) for item in items)
+        return read_each(self._description, loads)
 
 
-def _content(name: str) -> bytes:
+def _load(name: str, content: bytes | None) -> Image.Image:
+    if content is not None:
+        return decode_image(content, name)
     if not is_address(name):
-        return Path(name).read_bytes()
+        return load_image(name)
     system, path = file_system(name)
-    return system.cat_file(path)
+    return decode_image(system.cat_file(path), name)
 
 
 def in_tasks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,15 +32,32 @@ class ImageReader:
         self, files: Sequence[Path]
     ) -> list[tuple[str, np.ndarray | None, str]]:
         """`(name, image or None, why there is none)` of each file."""
-        found = []
-        for file in files:
-            try:
-                image = self._description.prepare(load_image(file))
-            except (ImageError, OSError, MemoryError) as error:
-                found.append((str(file), None, str(error) or type(error).__name__))
-            else:
-                found.append((str(file), image, ""))
-        return found
+        loads = ((str(file), partial(load_image, file)) for file in files)
+        return read_each(self._description, loads)
+
+
+def read_each(
+    description: ImageDescription,
+    loads: Iterable[tuple[str, Callable[[], Image.Image]]],
+) -> list[tuple[str, np.ndarray | None, str]]:
+    """Read images and prepare them for a model.
+
+    Args:
+        description: of the model's images.
+        loads: the name of each image, and what reads it.
+
+    Returns:
+        `(name, image or None, why there is none)` of each.
+    """
+    found = []
+    for name, load in loads:
+        try:
+            image = description.prepare(load())
+        except (ImageError, DataError, OSError, MemoryError) as error:
+            found.append((name, None, str(error) or type(error).__name__))
+        else:
+            found.append((name, image, ""))
+    return found
 
 
 def table_row(

@@ -159,6 +159,16 @@ def test_images_are_read_at_addresses(photographs, tmp_path):
 
 
 @pytest.mark.backend_independent
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
+def test_a_pipe_is_refused_as_elsewhere(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    description = ImageDescription(EvaluationTransform(SIZE), True)
+    items = [collections.Item(str(tmp_path / "pipe.png"), None)]
+    ((name, image, why),) = collections.ItemReader(description)(items)
+    assert name == items[0].name and image is None and "a pipe or a device" in why
+
+
+@pytest.mark.backend_independent
 def test_what_is_no_collection_is_said(tmp_path):
     with pytest.raises(ImageError, match="directory with image files"):
         collections.open_collection([tmp_path])
