@@ -311,21 +311,13 @@ class _Jax(Engine):
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(self._distribution)
-        try:
+        with _distributed(self._distribution):
             yield
-        finally:
-            keras.distribution.set_distribution(before)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        before = keras.distribution.distribution()
-        keras.distribution.set_distribution(None)
-        try:
+        with _distributed(None):
             yield
-        finally:
-            keras.distribution.set_distribution(before)
 
     def gather(self, array: np.ndarray) -> np.ndarray:
         if self.processes == 1:
@@ -355,6 +347,17 @@ class _Jax(Engine):
             jax.make_array_from_process_local_data(layout, images),
         )
         return softmax(outputs)
+
+
+@contextlib.contextmanager
+def _distributed(distribution: Any) -> Iterator[None]:
+    """Keras' distribution is this one, and afterwards what it was."""
+    before = keras.distribution.distribution()
+    keras.distribution.set_distribution(distribution)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(before)
 
 
 def _join_jax() -> None:
