@@ -3,7 +3,6 @@
 `--check` writes nothing and fails if a picture is not current.
 """
 
-import argparse
 import dataclasses
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from keras_metaformer.layers.composite import Run, has_flow
 from keras_metaformer.layers.scales.channel_scale import ChannelScale
 from keras_metaformer.models import families
 from keras_metaformer.models.arguments import IMAGES
-from scripts.page import put
+from scripts.page import put_drawings
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images" / "blocks"
@@ -498,15 +497,7 @@ def pictures() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pictures, or check them; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    statuses = [
-        put(FOLDER / f"{name}.svg", text, "the drawing", check)
-        for name, text in pictures().items()
-    ]
-    return max(statuses)
+    return put_drawings(__doc__, FOLDER, pictures, "the drawing", arguments)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Accuracy is the catalogue's, MACs are counted here, latency is that of the table
 docs/mobile.md. `--check` writes nothing and fails if a chart is not current.
 """
 
-import argparse
 import dataclasses
 import math
 import re
@@ -15,7 +14,7 @@ from xml.sax.saxutils import escape
 
 from keras_metaformer_lite.listing import all_models
 from keras_metaformer_lite.weights import catalogue
-from scripts.page import put
+from scripts.page import put_drawings
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "images"
@@ -193,14 +192,7 @@ def charts() -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the charts, or check them; the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    check = parser.parse_args(arguments).check
-    statuses = [
-        put(FOLDER / f"{name}.svg", text, "the chart", check)
-        for name, text in charts().items()
-    ]
-    return max(statuses)
+    return put_drawings(__doc__, FOLDER, charts, "the chart", arguments)
 
 
 if __name__ == "__main__":

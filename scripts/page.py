@@ -1,6 +1,8 @@
-"""The part of a page between two marks, which a program writes."""
+"""What programs write into the docs: parts of pages between two marks, and drawings."""
 
+import argparse
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -44,3 +46,31 @@ def put(page: Path, wanted: str, what: str, check: bool) -> int:
         return int(not is_current)
     replace(page, wanted)
     return 0
+
+
+def put_drawings(
+    doc: str | None,
+    folder: Path,
+    drawings: Callable[[], Mapping[str, str]],
+    what: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """A program that writes SVG files, or with `--check` says which are not current.
+
+    Args:
+        doc: what `--help` says.
+        folder: of the files.
+        drawings: gives the content of each, by its name without the ending.
+        what: each is, for the message.
+        arguments: of the command line; else those of this process.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args(arguments).check
+    return max(
+        put(folder / f"{name}.svg", text, what, check)
+        for name, text in drawings().items()
+    )
