@@ -107,6 +107,14 @@ def benchmark(
     minimum_seconds: Annotated[
         float, typer.Option(min=0, help="A turn repeats shorter calls for this time.")
     ] = 0.2,
+    hurry: Annotated[
+        bool,
+        typer.Option(
+            "--hurry",
+            help="Prepare torch's contenders at once, where time on the machine is dear: "
+            "the compile times then say little.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure latency, throughput, compile time and memory, beside other libraries.
@@ -154,6 +162,8 @@ def benchmark(
             start_worker(timeout, plan.peer_python),
             repetitions,
             progress=lambda message: typer.echo(f"  {message}", err=True),
+            # XLA chooses kernels of a GPU by their time, and so prepares alone.
+            together=lambda job: hurry and job.contender.backend == "torch",
         )
         found = make_rows(outcomes, plan.baseline, environment)
         rows += found

@@ -33,7 +33,8 @@ def gradients(model: keras.Model, inputs: np.ndarray) -> dict[str, np.ndarray]:
         import torch
 
         model.zero_grad()
-        loss = (model(inputs, training=False) * torch.from_numpy(factors)).sum()
+        outputs: Any = model(inputs, training=False)
+        loss = (outputs * torch.from_numpy(factors).to(outputs.device)).sum()
         loss.backward()
         values = [variable.value.grad for variable in variables]
     missing = [

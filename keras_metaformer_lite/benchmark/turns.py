@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def compare(
     start: Callable[[Any], WorkerProcess],
     repetitions: int,
     progress: Callable[[str], None] = lambda message: None,
+    together: Callable[[Any], bool] = lambda job: False,
 ) -> list[Outcome]:
     """Measures jobs in turns: in every round each is called once, in a process its own.
 
@@ -161,6 +163,8 @@ def compare(
         start: starts the worker of a job.
         repetitions: int. Rounds.
         progress: called with a line of text for each step.
+        together: tells the jobs that may be prepared at once, before the others: where
+            time on the machine is dear, and their compile times are not wanted.
 
     Returns:
         An outcome for each job, in the order of the jobs.
@@ -179,11 +183,19 @@ def compare(
             return None
 
     try:
-        # One after the other, so that each compiles alone.
-        for index, job in enumerate(jobs):
-            progress(f"preparing {job.label}")
-            workers[index] = start(job)
-            outcomes[index].ready = attempt(index, dataclasses.asdict(job)) or {}
+        crowd = [index for index, job in enumerate(jobs) if together(job)]
+        alone = [index for index in range(len(jobs)) if index not in crowd]
+        for group in [crowd, *([index] for index in alone)]:
+            if not group:
+                continue
+            progress(f"preparing {', '.join(jobs[index].label for index in group)}")
+            for index in group:
+                workers[index] = start(jobs[index])
+            requests = [dataclasses.asdict(jobs[index]) for index in group]
+            with ThreadPoolExecutor(len(group)) as threads:
+                answers = list(threads.map(attempt, group, requests))
+            for index, answer in zip(group, answers, strict=True):
+                outcomes[index].ready = answer or {}
         for number, order in enumerate(order_of_turns(len(jobs), repetitions)):
             if workers:
                 progress(f"round {number + 1} of {repetitions}")

@@ -27,7 +27,7 @@ class _Job:
     minimum_seconds: float = 0.0
 
 
-def _compare(behaviours, tmp_path, repetitions=3, timeout=30.0):
+def _compare(behaviours, tmp_path, repetitions=3, timeout=30.0, **options):
     """Contenders named by their options, which say how they behave."""
     log = tmp_path / "log"
     jobs = [_Job(f"{number}", each) for number, each in enumerate(behaviours)]
@@ -36,7 +36,7 @@ def _compare(behaviours, tmp_path, repetitions=3, timeout=30.0):
         command = [sys.executable, str(SCRIPT), job.label, str(log), job.behaviour]
         return WorkerProcess(command, dict(os.environ), timeout)
 
-    outcomes = compare(jobs, start, repetitions)
+    outcomes = compare(jobs, start, repetitions, **options)
     return outcomes, [line.split() for line in log.read_text().splitlines()]
 
 
@@ -57,6 +57,20 @@ def test_one_at_a_time_and_each_once_per_round(tmp_path):
     assert [turn["seconds"] for turn in outcomes[0].turns] == [0.01, 0.02, 0.03, 0.04]
     assert outcomes[0].ready["calls"] == 3
     assert outcomes[0].memory["peak_memory"] == 2**30
+
+
+def test_some_prepare_together_before_the_others(tmp_path):
+    said: list[str] = []
+    outcomes, log = _compare(
+        ["good"] * 3,
+        tmp_path,
+        together=lambda job: job.label != "0",
+        progress=said.append,
+    )
+    assert said[:2] == ["preparing 1, 2", "preparing 0"]
+    assert sorted(name for name, _ in log[:2]) == ["1", "2"] and log[2][0] == "0"
+    assert [outcome.job.label for outcome in outcomes] == ["0", "1", "2"]
+    assert all(outcome.ready["calls"] == 3 for outcome in outcomes)
 
 
 def test_the_order_changes_and_is_reproducible():

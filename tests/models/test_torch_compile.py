@@ -27,7 +27,7 @@ def test_a_model_is_one_graph(family):
 
     torch._dynamo.reset()
     model = build_small(family)
-    images = torch.ones((2, 64, 64, 3))
+    images = keras.ops.ones((2, 64, 64, 3))
     with torch.no_grad():
         explanation = torch._dynamo.explain(model)(images)
     assert explanation.graph_count == 1
@@ -41,7 +41,7 @@ def test_a_traced_model_gives_the_same():
     torch._dynamo.reset()
     model = build_small("convformer")
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
-    images = torch.from_numpy(images)
+    images = keras.ops.convert_to_tensor(images)
     # Without a C++ compiler: traced as for one, then run operation by operation.
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():

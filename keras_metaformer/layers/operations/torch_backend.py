@@ -103,7 +103,16 @@ def attention(query: Any, key: Any, value: Any) -> Any:
 
 
 def average_pool(inputs: Any, size: int) -> Any:
-    """The average pooling, which pads by itself."""
+    """The average pooling, which pads by itself; None where its gradient is wrong.
+
+    On GPUs torch's gradient of a padded average over maps in `channels_last` is wrong,
+    without a word (pytorch/pytorch issues 188344 and, for MPS, 175190). Keras' own form
+    copies the map into another order first.
+
+    Seen with: torch 2.11.0 on an H200.
+    """
+    if torch.is_grad_enabled() and not _on_cpu(inputs):
+        return None
     outputs = functional.avg_pool2d(
         inputs.permute(0, 3, 1, 2), size, 1, size // 2, count_include_pad=False
     )
