@@ -111,8 +111,8 @@ def benchmark(
         bool,
         typer.Option(
             "--hurry",
-            help="Prepare torch's contenders at once, where time on the machine is dear: "
-            "the compile times then say little.",
+            help="Prepare torch's contenders at once, where time on the machine is "
+            "dear: the compile times then say little.",
         ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
