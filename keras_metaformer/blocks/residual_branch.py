@@ -66,6 +66,8 @@ class ResidualBranch(Composite):
             or is to be computed twice and changes variables that are not its own.
     """
 
+    is_repeated = True
+
     def __init__(
         self,
         transform,

@@ -6,13 +6,13 @@ nothing. On torch, where each call runs it anew, it took a fifth of an inference
 ConvFormerS18, and what it does is done already: by the call of the outer layer.
 """
 
-import functools
 import inspect
 from typing import Any
 
 import keras
 
 from keras_metaformer.layers import fast_paths, operations
+from keras_metaformer.layers.tracing import constant
 
 #: Keras' layers whose `call` needs nothing of what `__call__` prepares.
 _STOCK = (
@@ -112,7 +112,7 @@ def is_prepared(outer: Any, layer: Any, inputs: Any) -> bool:
     return layer.activity_regularizer is None and layer._remat_mode is None
 
 
-@functools.cache
+@constant
 def _dtypes(kind: Any, name: str) -> tuple[str | None, bool]:
     """The compute dtype of a policy, and whether weights are cast to it.
 
@@ -151,17 +151,17 @@ def _dense(layer: Any, inputs: Any) -> Any:
     return layer.activation(outputs)
 
 
-@functools.cache
+@constant
 def _name(dtype: Any) -> str:
     return keras.backend.standardize_dtype(dtype)
 
 
-@functools.cache
+@constant
 def _is_known(kind: Any) -> bool:
     # By the exact class: a subclass of a user may count on Keras' bookkeeping.
     return kind in _STOCK or kind.__module__.split(".")[0] == "keras_metaformer"
 
 
-@functools.cache
+@constant
 def _takes_training(kind: Any) -> bool:
     return "training" in inspect.signature(kind.call).parameters
