@@ -118,6 +118,7 @@ def test_ratios_are_of_the_same_round_and_the_same_pair():
     assert "ratio" not in make_row(CASE, Contender("ours", "jax"), pairs[2:])
 
 
+@pytest.mark.large
 @pytest.mark.one_backend
 def test_each_process_runs_the_package_of_its_revision(checkout, tmp_path):
     table = tmp_path / "ratios.csv"

@@ -59,7 +59,7 @@ def test_a_file_on_the_active_backend(model_file):
     assert "; with batch 3: " in printed["recommendation"]
 
 
-@pytest.mark.one_backend
+@pytest.mark.large
 def test_exported_files_of_a_model_of_the_list():
     result = _run(
         *("--model", "poolformerv2s12", "--resolution", 32, *QUICK),

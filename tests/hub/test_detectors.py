@@ -102,7 +102,13 @@ def test_deeplab_learns_and_is_saved(family, tmp_path):
 
 
 @pytest.mark.one_backend
-@pytest.mark.parametrize("other", BACKENDS)
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(name, marks=pytest.mark.large if name == "jax" else ())
+        for name in BACKENDS
+    ],
+)
 @pytest.mark.parametrize(
     ("detected_by", "segmented_by"),
     [
