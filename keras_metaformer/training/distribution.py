@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
 from typing import Any
 
 import keras
@@ -23,6 +24,8 @@ from keras_metaformer.training.models import softmax
 _REASONS = (None, "time", "SIGTERM", "SIGINT")
 #: After so many seconds without a sign of life JAX takes a process for dead.
 _HEARTBEAT_SECONDS = 30
+#: So long the processes of torch wait for each other at the start, as JAX's do.
+_START_SECONDS = 300
 #: How often, in seconds, the processes ask each other whether one has to stop.
 _SECONDS_BETWEEN_QUESTIONS = 1.0
 _WORDS_FOR_LOST = (
@@ -602,7 +605,24 @@ class _Torch(Engine):
                         f"Received: no {name} in the environment"
                     )
             gpus = torch.cuda.is_available()
-            group.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+            # A store of our own: with its `timeout`, half an hour by default, the group
+            # would bound every later step, too.
+            wait = timedelta(seconds=_START_SECONDS)
+            try:
+                store, place, number = next(group.rendezvous("env://", timeout=wait))
+            except group.DistError as error:
+                raise ProcessLost(
+                    "The processes of the run have not come together at "
+                    f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
+                    f"{_START_SECONDS} seconds: {os.environ['WORLD_SIZE']} were "
+                    f"expected. Has one ended? ({type(error).__name__}: {error})"
+                ) from error
+            group.init_process_group(
+                "cpu:gloo,cuda:nccl" if gpus else "gloo",
+                store=group.PrefixStore("default_pg", store),
+                rank=place,
+                world_size=number,
+            )
         self.process = group.get_rank()
         self.processes = self.replicas = group.get_world_size()
 

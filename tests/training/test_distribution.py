@@ -123,9 +123,13 @@ def test_large_weights_are_spread_and_small_ones_are_not():
 
 
 def _kill(started, output, seconds):
-    """Kills the second process some time after the first step, and waits for both."""
+    """Kills the second process some time after a first step, and waits for both."""
+    checkpoint = output / "checkpoint.safetensors"
+    old = checkpoint.stat().st_mtime_ns if checkpoint.exists() else None
     begun = time.monotonic()
-    while not (output / "checkpoint.safetensors").exists():
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == old:
+        if old is not None and started[0].poll() == 0:
+            break  # it was done, or faster
         assert time.monotonic() - begun < several_processes.SECONDS
         assert started[0].poll() is None, started[0].communicate()[1][-3000:]
         time.sleep(0.1)
@@ -255,6 +259,20 @@ def test_what_cannot_be_is_said(arguments, message, monkeypatch):
     with pytest.raises(ValueError, match=message):
         distribution.start(*arguments)
     assert keras.distribution.distribution() is None
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch")
+def test_a_process_whose_peers_never_come_ends(monkeypatch):
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(several_processes._free_port()),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distribution, "_START_SECONDS", 1)
+    with pytest.raises(distribution.ProcessLost, match="within 1 seconds: 2 were"):
+        distribution.start(distributed=True)
 
 
 def test_a_run_of_one_device_has_no_engine():
