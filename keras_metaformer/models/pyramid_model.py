@@ -28,6 +28,9 @@ class PyramidModel(keras.Model):
     loading a `.keras` file too.
     """
 
+    #: The layers after the input if each follows on the one before, or None.
+    _chain: tuple[Any, ...] | None
+
     def __init__(self, *args, image_description=None, **kwargs):
         super().__init__(*args, **kwargs)
         if isinstance(image_description, dict):  # a config's
@@ -35,7 +38,7 @@ class PyramidModel(keras.Model):
         if image_description is None and len(self.outputs) == 1:
             image_description = getattr(self.outputs[0], _DESCRIPTION, None)
         self.image_description = image_description
-        # Here, not at the first call: torch.compile cannot look into the lock that a
+        # Now, not at the first call: torch.compile cannot look into the lock that a
         # cached property of Python 3.11 has. Past Keras, which keeps track of layers.
         self.__dict__["_chain"] = self._find_chain()
 

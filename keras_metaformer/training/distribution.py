@@ -592,6 +592,7 @@ class _Torch(Engine):
     def __init__(self) -> None:
         import torch
         import torch.distributed as group
+        from torch.distributed.rendezvous import rendezvous
 
         rank = _number("LOCAL_RANK", missing=0)
         if torch.cuda.is_available():
@@ -609,7 +610,7 @@ class _Torch(Engine):
             # would bound every later step, too.
             wait = timedelta(seconds=_START_SECONDS)
             try:
-                store, place, number = next(group.rendezvous("env://", timeout=wait))
+                store, place, number = next(rendezvous("env://", timeout=wait))
             except group.DistError as error:
                 raise ProcessLost(
                     "The processes of the run have not come together at "
@@ -619,7 +620,7 @@ class _Torch(Engine):
                 ) from error
             group.init_process_group(
                 "cpu:gloo,cuda:nccl" if gpus else "gloo",
-                store=group.PrefixStore("default_pg", store),
+                store=group.PrefixStore("default_pg", store),  # pyright: ignore[reportPrivateImportUsage]
                 rank=place,
                 world_size=number,
             )

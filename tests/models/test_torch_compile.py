@@ -1,5 +1,7 @@
 """What `torch.compile` makes of whole models."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
@@ -93,7 +95,8 @@ def test_gradients_of_a_compiled_model_at_inference():
     numbers = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
     gradients = []
     for call in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
-        images = keras.ops.convert_to_tensor(numbers).requires_grad_()
+        images: Any = keras.ops.convert_to_tensor(numbers)
+        images.requires_grad_()
         model.zero_grad()
         call(images, training=False).square().sum().backward()
         weight = model.trainable_variables[0].value.grad
