@@ -158,6 +158,61 @@ def test_images_are_read_at_addresses(photographs, tmp_path):
     assert read[2][1] is None and "99.png" in read[2][2]
 
 
+@pytest.fixture
+def bucket(photographs, monkeypatch):
+    """The photographs in a bucket of a server on this machine."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        for name, value in {
+            "FSSPEC_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        fsspec.config.set_conf_env(fsspec.config.conf)
+        files = fsspec.filesystem("s3")
+        files.mkdir("bucket")
+        files.put(str(photographs / "images"), "bucket/photos", recursive=True)
+        yield files
+    finally:
+        fsspec.config.conf.pop("s3", None)
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
+        server.stop()
+
+
+@pytest.mark.timeout(600)
+def test_a_job_reads_and_writes_a_bucket(bucket, photographs):
+    import ray
+
+    job = ["predict", "s3://bucket/photos/", "--output", "s3://bucket/found", "--ray"]
+    job += ["--model", str(photographs / "small.keras"), "--part", "8", "--batch", "4"]
+    ray.shutdown()  # its processes have the environment that it was started in
+    try:
+        result = CliRunner().invoke(app, job)
+        assert result.exit_code == 1, result.output  # two cannot be read
+        tables = {
+            name: [
+                row
+                for part in sorted(bucket.glob(f"bucket/found/{name}/part-*"))
+                for row in parquet.read_table(part, filesystem=bucket).to_pylist()
+            ]
+            for name in ("predictions", "unreadable")
+        }
+        names = [row["image"].rpartition("/")[2] for row in tables["predictions"]]
+        assert names == [f"{place:02}.png" for place in range(18)]
+        assert len(tables["unreadable"]) == 2
+        again = CliRunner().invoke(app, job)
+        assert "3 parts, of which 3 are there" in again.output
+    finally:
+        ray.shutdown()
+
+
 @pytest.mark.backend_independent
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no named pipes")
 def test_a_pipe_is_refused_as_elsewhere(tmp_path):
