@@ -17,7 +17,7 @@ from benchmarks.cost_of_scale import WEIGHT_BYTES, all_reduce_seconds
 from keras_metaformer_lite.listing import all_models
 
 
-def _median_seconds(call: Callable[[], None], turns: int) -> float:
+def _median_seconds(call: Callable[[], object], turns: int) -> float:
     times = []
     for _ in range(turns + 1):
         start = time.perf_counter()
