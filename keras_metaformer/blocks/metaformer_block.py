@@ -42,8 +42,6 @@ class MetaFormerBlock(Composite):
           https://arxiv.org/abs/2111.11418
     """
 
-    is_repeated = True
-
     def __init__(self, token_mixing, channel_mixing, between=None, **kwargs):
         super().__init__(**kwargs)
         self.token_mixing = token_mixing

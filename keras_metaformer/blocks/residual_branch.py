@@ -66,8 +66,6 @@ class ResidualBranch(Composite):
             or is to be computed twice and changes variables that are not its own.
     """
 
-    is_repeated = True
-
     def __init__(
         self,
         transform,

@@ -149,8 +149,6 @@ class Composite(LayerWithParts):
 
     #: Whether what the layer returns is a map that no one else holds.
     makes_own_output = False
-    #: Whether models repeat the layer: torch.compile then compiles it once for all.
-    is_repeated = False
 
     def flow(self, run: "Run", x: Any) -> Any:
         """How `x` goes through the parts; see the class."""

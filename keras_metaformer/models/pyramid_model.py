@@ -8,9 +8,9 @@ from typing import Any
 import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
-from keras_metaformer.layers import fast_paths, tracing
+from keras_metaformer.layers import fast_paths
 from keras_metaformer.layers.configured_layer import ConfiguredLayer
-from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
+from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.models.nodes import nodes_of, output_in
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.description import ImageDescription
@@ -84,18 +84,10 @@ class PyramidModel(keras.Model):
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
         if mask is None and not kwargs and self._can_walk(inputs):
-            # What is not said is inference, as for every layer here.
-            training = bool(training)
-            # In training a block updates statistics and random states, which torch
-            # does not do inside its regions.
-            once = not training and tracing.is_compiling()
             outputs = inputs
             for layer in self._chain:
-                repeated = once and class_says(layer, "is_repeated")
-                if repeated and is_prepared(self, layer, outputs):
-                    outputs = _infer(layer, outputs)
-                else:
-                    outputs = call_inner(self, layer, outputs, training)
+                # What is not said is inference, as for every layer here.
+                outputs = call_inner(self, layer, outputs, bool(training))
             return outputs
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
@@ -178,11 +170,6 @@ class PyramidModel(keras.Model):
         # An output in a dict or list stays in it.
         is_bare = isinstance(self.output, keras.KerasTensor)
         return tuple(layers) if is_whole and is_bare and self.output is tensor else None
-
-
-@tracing.compiled_once
-def _infer(layer: Any, inputs: Any) -> Any:
-    return call_inner(layer, layer, inputs, training=False)
 
 
 def pyramid_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:

@@ -592,6 +592,7 @@ class _Torch(Engine):
     def __init__(self) -> None:
         import torch
         import torch.distributed as group
+        from torch.distributed.constants import default_pg_timeout
         from torch.distributed.rendezvous import rendezvous
 
         rank = _number("LOCAL_RANK", missing=0)
@@ -606,24 +607,28 @@ class _Torch(Engine):
                         f"Received: no {name} in the environment"
                     )
             gpus = torch.cuda.is_available()
-            # A store of our own: with its `timeout`, half an hour by default, the group
-            # would bound every later step, too.
             wait = timedelta(seconds=_START_SECONDS)
             try:
                 store, place, number = next(rendezvous("env://", timeout=wait))
-            except group.DistError as error:
+                # Under torchrun the store is there before the processes are.
+                if store.add("arrived", 1) == number:
+                    store.set("all", "here")
+                store.wait(["all"], wait)
+                # Later steps may take as long as torch lets them.
+                store.set_timeout(default_pg_timeout)
+                group.init_process_group(
+                    "cpu:gloo,cuda:nccl" if gpus else "gloo",
+                    store=group.PrefixStore("default_pg", store),  # pyright: ignore[reportPrivateImportUsage]
+                    rank=place,
+                    world_size=number,
+                )
+            except RuntimeError as error:
                 raise ProcessLost(
                     "The processes of the run have not come together at "
                     f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} within "
                     f"{_START_SECONDS} seconds: {os.environ['WORLD_SIZE']} were "
                     f"expected. Has one ended? ({type(error).__name__}: {error})"
                 ) from error
-            group.init_process_group(
-                "cpu:gloo,cuda:nccl" if gpus else "gloo",
-                store=group.PrefixStore("default_pg", store),  # pyright: ignore[reportPrivateImportUsage]
-                rank=place,
-                world_size=number,
-            )
         self.process = group.get_rank()
         self.processes = self.replicas = group.get_world_size()
 

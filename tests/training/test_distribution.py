@@ -260,13 +260,23 @@ def test_what_cannot_be_is_said(arguments, message, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="about torch")
-def test_a_process_whose_peers_never_come_ends(monkeypatch):
-    for name, value in {
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_a_process_whose_peers_never_come_ends(torchrun, monkeypatch):
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+
+    port = several_processes._free_port()
+    environment = {
         "RANK": "0",
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(several_processes._free_port()),
-    }.items():
+        "MASTER_PORT": str(port),
+    }
+    if torchrun:  # Its agent has the store, of which processes are clients.
+        environment["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+        environment["TORCHELASTIC_RESTART_COUNT"] = "0"
+        store = TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)
+        assert store.port == port
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distribution, "_START_SECONDS", 1)
     with pytest.raises(distribution.ProcessLost, match="within 1 seconds: 2 were"):
