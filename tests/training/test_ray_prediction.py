@@ -162,6 +162,7 @@ def test_images_are_read_at_addresses(photographs, tmp_path):
 def bucket(photographs, monkeypatch):
     """The photographs in a bucket of a server on this machine."""
     import fsspec
+    import fsspec.config
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
