@@ -48,8 +48,10 @@ def test_a_traced_model_gives_the_same():
     # Without a C++ compiler: traced as for one, then run operation by operation.
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
+        # First: what a first call prepares must not be missing when it is traced.
+        first = compiled(images)
         expected = model(images)
-        torch.testing.assert_close(compiled(images), expected)
+        torch.testing.assert_close(first, expected)
         # The weights are read at each call.
         weights = model.get_weights()
         model.set_weights([1.5 * weight for weight in weights])
@@ -70,9 +72,9 @@ def images() -> Any:
 
 
 def _deep(family: str = "convformer", **fields: Any) -> keras.Model:
-    """Four blocks in one stage, whose weights and logits all matter."""
+    """Two blocks in one stage, whose weights and logits all matter."""
     model = build_small(
-        family, depths=(1, 1, 4, 1), classifier_activation=None, fields=fields
+        family, depths=(1, 1, 2, 1), classifier_activation=None, fields=fields
     )
     randomize(model)
     return model
@@ -97,16 +99,6 @@ def _assert_same(compiled: Any, model: Any, images: Any) -> Any:
     return expected
 
 
-def test_a_model_that_was_never_called_is_one_graph(images):
-    import torch
-
-    model = _deep()
-    with torch.no_grad():
-        compiled = _compiled(model)
-        first = compiled(images)
-        torch.testing.assert_close(first, model(images), rtol=1e-4, atol=1e-4)
-
-
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_models_that_differ_in_a_number_in_one_process(images):
     for epsilon in (1e-6, 1e-5):
@@ -120,27 +112,29 @@ def test_models_that_differ_in_a_number_in_one_process(images):
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_block_that_differs_is_seen_before_and_after_compiling(images):
     model = _deep()
-    third = _blocks(model)[2].channel_mixing.transform
-    third.project.activation = keras.activations.tanh
+    second = _blocks(model)[1].channel_mixing.transform
+    second.project.activation = keras.activations.tanh
     compiled = _compiled(model)
     before = _assert_same(compiled, model, images)
-    third.project.activation = keras.activations.linear
+    second.project.activation = keras.activations.linear
     after = _assert_same(compiled, model, images)
     assert np.abs(to_numpy(after) - to_numpy(before)).max() > 1e-2
     model.set_weights([1.1 * weight for weight in model.get_weights()])
     _assert_same(compiled, model, images)
 
 
+@pytest.mark.large
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_hook_of_one_block_runs(images):
     model = _deep()
     plain = model(images)
-    inner = _blocks(model)[2].channel_mixing.transform.expand
+    inner = _blocks(model)[1].channel_mixing.transform.expand
     inner.register_forward_hook(lambda _, __, outputs: 2 * outputs)
     hooked = _assert_same(_compiled(model), model, images)
     assert np.abs(to_numpy(hooked) - to_numpy(plain)).max() > 1e-2
 
 
+@pytest.mark.large
 def test_all_gradients_of_a_compiled_model_at_inference(images):
     import torch
 
