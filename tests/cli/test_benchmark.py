@@ -29,6 +29,7 @@ def model_file(tmp_path_factory):
 QUICK = ("--repetitions", 2, "--minimum-seconds", 0)
 
 
+@pytest.mark.one_backend
 def test_a_file_on_the_active_backend(model_file):
     patterns = [f"{BACKEND}-eager"]
     if BACKEND != "torch":  # whose compiler is slow, and asks for one of C++

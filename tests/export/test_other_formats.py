@@ -30,6 +30,7 @@ ON_TENSORFLOW = pytest.mark.skipif(
 )
 
 
+@pytest.mark.one_backend
 def test_onnx_of_a_model_that_was_never_called(tmp_path):
     """On each backend: a child process does it where that is not TensorFlow."""
     pytest.importorskip("tf2onnx", reason="Keras' ONNX export needs tf2onnx")

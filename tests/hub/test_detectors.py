@@ -82,7 +82,7 @@ def test_retinanet_learns_and_is_saved(family, tmp_path):
 @pytest.mark.parametrize(
     "family",
     [
-        "convformer",
+        pytest.param("convformer", marks=pytest.mark.one_backend),
         pytest.param("poolformerv2", marks=pytest.mark.one_backend),
         pytest.param("caformer", marks=pytest.mark.large),
         pytest.param("ffnet", marks=pytest.mark.large),
