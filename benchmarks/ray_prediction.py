@@ -10,41 +10,22 @@ each turn as JSON.
 import argparse
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.input_pipeline import write_images
+from keras_metaformer_lite.processes import run_python
+
 _COMMAND = "from keras_metaformer_lite.cli import main; main()"
-
-
-def write_images(folder: Path, count: int) -> None:
-    """Cuttings of scikit-learn's two photographs."""
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
-
-    photographs = load_sample_images().images
-    chance = np.random.default_rng(0)
-    folder.mkdir()
-    for place in range(count):
-        photograph = photographs[place % 2]
-        top, left = (chance.integers(0, room) for room in (427 - 375, 640 - 500))
-        cut = photograph[top : top + 375, left : left + 500]
-        Image.fromarray(cut).save(folder / f"{place:06}.jpg", quality=90)
 
 
 def seconds_of(arguments: list[str]) -> float:
     """How long the command takes."""
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", _COMMAND, "predict", *arguments],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    run_python("-c", _COMMAND, "predict", *arguments).check_returncode()
     return time.perf_counter() - start
 
 
@@ -59,10 +40,13 @@ def main() -> None:
     part = max(1, few // arguments.actors)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_images(folder / "many", many)
-        (folder / "few").mkdir()
-        for file in sorted((folder / "many").iterdir())[:few]:
-            os.link(file, folder / "few" / file.name)
+        for images in ("made", "few", "many"):
+            (folder / images).mkdir()
+        write_images(folder / "made", many)
+        files = sorted((folder / "made").rglob("*.jpg"))
+        for images, number in (("few", few), ("many", many)):
+            for file in files[:number]:
+                os.link(file, folder / images / file.name)
         import keras_metaformer as km
 
         model = folder / "model.keras"

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 
 import keras
 
+from keras_metaformer.layers.tracing import taken_as_given
+
 ENVIRONMENT_VARIABLE = "KERAS_METAFORMER_FAST_PATHS"
 
 _VALUES = {"": True, "1": True, "0": False}
@@ -34,16 +36,11 @@ _enabled = _from_environment()
 _override: ContextVar[bool | None] = ContextVar("fast_paths", default=None)
 
 
+# torch.compile cannot trace a context variable: it takes what it finds there when it
+# compiles.
+@taken_as_given
 def _overridden() -> bool | None:
     return _override.get()
-
-
-if keras.backend.backend() == "torch":
-    import torch
-
-    # torch.compile cannot trace a context variable: it takes what it finds there when
-    # it compiles.
-    _overridden = torch.compiler.assume_constant_result(_overridden)
 
 
 def enabled() -> bool:
@@ -98,4 +95,6 @@ def keep_freed_memory() -> None:
     Gain: up to a tenth of an inference of a batch of four, or nothing, by chance.
     """
     if keras.backend.backend() == "torch":
+        import torch
+
         torch.empty(2**25 - 2**16, dtype=torch.uint8, device="cpu")

@@ -9,12 +9,16 @@ import pytest
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import EACH_BUILDER, FAMILIES, build_small
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="about torch.compile"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch", reason="about torch.compile"
+    ),
+    pytest.mark.filterwarnings(
+        "ignore:Dynamo detected a call to a `functools.lru_cache`"
+    ),
+]
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 @pytest.mark.parametrize(
     "family",
     [
@@ -37,7 +41,6 @@ def test_a_model_is_one_graph(family):
     assert explanation.graph_break_count == 0
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_traced_model_gives_the_same():
     import torch
 
@@ -71,11 +74,9 @@ def images() -> Any:
     return keras.ops.convert_to_tensor(numbers)
 
 
-def _deep(family: str = "convformer", **fields: Any) -> keras.Model:
+def _deep(family: str = "convformer") -> keras.Model:
     """Two blocks in one stage, whose weights and logits all matter."""
-    model = build_small(
-        family, depths=(1, 1, 2, 1), classifier_activation=None, fields=fields
-    )
+    model = build_small(family, depths=(1, 1, 2, 1), classifier_activation=None)
     randomize(model)
     return model
 
@@ -99,7 +100,6 @@ def _assert_same(compiled: Any, model: Any, images: Any) -> Any:
     return expected
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_models_that_differ_in_a_number_in_one_process(images):
     for epsilon in (1e-6, 1e-5):
         model = _deep()
@@ -109,7 +109,6 @@ def test_models_that_differ_in_a_number_in_one_process(images):
         _assert_same(_compiled(model), model, images)
 
 
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_block_that_differs_is_seen_before_and_after_compiling(images):
     model = _deep()
     second = _blocks(model)[1].channel_mixing.transform
@@ -124,7 +123,6 @@ def test_a_block_that_differs_is_seen_before_and_after_compiling(images):
 
 
 @pytest.mark.large
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_hook_of_one_block_runs(images):
     model = _deep()
     plain = model(images)
