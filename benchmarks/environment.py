@@ -4,19 +4,29 @@ import contextlib
 import datetime
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
+#: What decides which kernels the frameworks take.
+_VARIABLES = (
+    "TF_ENABLE_ONEDNN_OPTS",
+    "ONEDNN_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+    "XLA_FLAGS",
+    "OMP_NUM_THREADS",
+)
 
 
 def describe_environment() -> dict[str, str | int | float | None]:
     """The machine and the system, in columns of the table; None where unknown.
 
     `ram_gib` is the memory of the machine, `cores` what this process may use,
-    `load_before` the system's load average over the last minute.
+    `load_before` the system's load average over the last minute, `variables` those that
+    choose kernels, as a shell reads them, or empty.
     """
     return {
         "cpu": _processor(),
@@ -24,6 +34,11 @@ def describe_environment() -> dict[str, str | int | float | None]:
         "ram_gib": _memory_gib(),
         "os": platform.platform(),
         "load_before": round(os.getloadavg()[0], 2) if _has_load() else None,
+        "variables": " ".join(
+            f"{name}={shlex.quote(os.environ[name])}"
+            for name in _VARIABLES
+            if name in os.environ
+        ),
         "keras_metaformer": _version(),
         "revision": _revision(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -33,7 +33,7 @@ COLUMNS = (
     *("processor_load", "waiting_load", "other_load"),
     *("repetitions", "calls_per_repetition", "times_ms"),
     # on what
-    *("device_name", "cpu", "cores", "ram_gib", "os", "load_before"),
+    *("device_name", "cpu", "cores", "ram_gib", "os", "load_before", "variables"),
     *("python", "keras", "tensorflow", "jax", "torch", "timm", "numpy"),
     *("keras_metaformer", "revision", "date"),
 )

@@ -45,13 +45,17 @@ def _section(file: Path) -> str:
         + f"`{file.name}`.",
         "",
     ]
+    for variables in dict.fromkeys(row.get("variables") for row in rows):
+        if variables:
+            lines += [f"Rows with ↓: held down by `{variables}`.", ""]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in _GROUP), []).append(row)
     for (mode, dtype, device, resolution), found in groups.items():
         lines += [
             f"{mode.capitalize()}, {dtype}, {device}, {resolution} pixels: "
-            "milliseconds per batch (ratio to the baseline; ratio to the roofline).",
+            "milliseconds per batch [quartiles] (ratio to the baseline; ratio to the "
+            "roofline).",
             "",
             *_table(found),
             "",
@@ -67,8 +71,8 @@ def _other_load(rows: list[dict]) -> str:
 def _table(rows: list[dict]) -> list[str]:
     """A line per contender, a column per model and batch."""
     columns = list(dict.fromkeys((row["model"], row["batch"]) for row in rows))
-    contenders = list(dict.fromkeys(row["contender"] for row in rows))
-    cells = {(row["contender"], row["model"], row["batch"]): _cell(row) for row in rows}
+    contenders = list(dict.fromkeys(_named(row) for row in rows))
+    cells = {(_named(row), row["model"], row["batch"]): _cell(row) for row in rows}
     titles = [f"{model}, batch {batch}" for model, batch in columns]
     return [
         f"| | {' | '.join(titles)} |",
@@ -82,6 +86,11 @@ def _table(rows: list[dict]) -> list[str]:
     ]
 
 
+def _named(row: dict) -> str:
+    """The contender, marked where variables hold its machine down."""
+    return row["contender"] + (" ↓" if row.get("variables") else "")
+
+
 def _cell(row: dict) -> str:
     if row["status"] != "ok":
         return row["status"]
@@ -91,7 +100,8 @@ def _cell(row: dict) -> str:
     )
     is_baseline = row["contender"] == row["baseline"]
     median = f"{float(row['median_ms']):.4g}"
-    return f"{f'**{median}**' if is_baseline else median} ({ratios})"
+    spread = f"{float(row['q1_ms']):.4g}-{float(row['q3_ms']):.4g}"
+    return f"{f'**{median}**' if is_baseline else median} [{spread}] ({ratios})"
 
 
 def main() -> int:

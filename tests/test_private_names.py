@@ -6,6 +6,7 @@ and so that another one cannot slip in.
 
 import ast
 import os
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ TORCH_MODULE = {
     "_global_forward_hooks",
     "_global_forward_pre_hooks",
 }
+#: `torch._C._functorch.is_functorch_wrapped_tensor`, `torch.ops.mkldnn`'s product.
+TORCH = {"_C", "_functorch", "_linear_pointwise"}
 STANDARD_LIBRARY = {"_exit"}
 #: Looked up by `getattr` or overridden, so that the scan below does not see them used.
 UNSEEN = {
@@ -90,6 +93,10 @@ def test_torch_has_them():
     for owner, names in ((torch.nn.Linear(1, 1), TORCH_LAYER), (module, TORCH_MODULE)):
         missing = {name for name in names if not hasattr(owner, name)}
         assert not missing, f"{owner} of torch {torch.__version__}"
+    transforms: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    assert hasattr(transforms, "is_functorch_wrapped_tensor")
+    if platform.machine() in ("x86_64", "AMD64"):  # Looked up, and done without.
+        assert hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 @pytest.mark.backend_independent
@@ -132,6 +139,7 @@ def test_there_are_no_others():
             | INTERPRETER
             | TORCH_LAYER
             | TORCH_MODULE
+            | TORCH
             | STANDARD_LIBRARY
         )
         - UNSEEN

@@ -7,10 +7,9 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers import operations
-from keras_metaformer.layers.activations.star_relu import StarReLU
 from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.inner_call import call_inner, class_says, is_prepared
+from keras_metaformer.layers.inner_call import call_inner, class_says
 from keras_metaformer.layers.recomputation import recomputed
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
@@ -227,37 +226,20 @@ class _Calling(Run):
         self.own = None  # The last map that may be overwritten.
 
     def __call__(self, x, *layers):
-        steps = [layer for layer in layers if layer is not None]
-        first, is_own, index = x, False, 0
-        while index < len(steps):
-            layer = steps[index]
-            index += 1
-            if not class_says(layer, "can_overwrite"):
+        first, is_own = x, False
+        for layer in layers:
+            if layer is None:
+                continue
+            if class_says(layer, "can_overwrite"):
+                x = call_inner(self.outer, layer, x, overwrite=is_own)
+                is_own = True
+            else:
                 x = call_inner(self.outer, layer, x, self.training)
                 if type(layer) not in IDLE_AT_INFERENCE:
                     is_own = _makes_its_output(layer)
-                continue
-            end = self._dense_after(steps, index)
-            fused = None
-            if end is not None:
-                fused = _activation_and_dense(self.outer, layer, steps[end], x)
-            if fused is None:
-                x = call_inner(self.outer, layer, x, overwrite=is_own)
-            else:
-                x, index = fused, end + 1
-            is_own = True
         if x is not first:
             self.own = x if is_own else None
         return x
-
-    def _dense_after(self, steps: list[Any], index: int) -> int | None:
-        """Where the dense layer stands that is next at inference, or None."""
-        if self.training is not False:
-            return None
-        while index < len(steps) and type(steps[index]) in IDLE_AT_INFERENCE:
-            index += 1
-        is_dense = index < len(steps) and type(steps[index]) is keras.layers.Dense
-        return index if is_dense else None
 
     def recomputed(self, x, *layers):
         if not self.training:
@@ -279,17 +261,6 @@ class _Calling(Run):
         maps = unflatten_tokens(tokens, x.shape[1:-1])
         self.own = maps if tokens is self.own else None
         return maps
-
-
-def _activation_and_dense(outer: Any, activation: Any, dense: Any, x: Any) -> Any:
-    """StarReLU and the dense layer behind it in one, where that is faster; or None."""
-    if type(activation) is not StarReLU or not _is_linear(dense):
-        return None
-    if not is_prepared(outer, activation, x) or not is_prepared(outer, dense, x):
-        return None
-    return operations.star_relu_then_dense(
-        x, activation.scale, activation.bias, dense.kernel, dense.bias
-    )
 
 
 def _is_linear(layer: Any) -> bool:

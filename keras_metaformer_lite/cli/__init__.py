@@ -20,6 +20,7 @@ from keras_metaformer_lite.cli.output import prepare_streams
 from keras_metaformer_lite.cli.predict import predict
 from keras_metaformer_lite.cli.train import train
 from keras_metaformer_lite.cli.web import web
+from keras_metaformer_lite.processor import ONE_DNN_VARIABLE, gains_from_one_dnn
 
 app = typer.Typer(
     name="keras-metaformer",
@@ -79,6 +80,8 @@ def main() -> None:
     # The process is the command's own, and TensorFlow logs in C++, wherever it is
     # imported, what no one asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if gains_from_one_dnn():
+        os.environ.setdefault(ONE_DNN_VARIABLE, "1")
     # What Pillow says of a damaged file stands in the error, if it is one.
     warnings.filterwarnings("ignore", module="PIL")
     app()

@@ -26,7 +26,12 @@ def test_a_table(tmp_path):
         "revision": "abc",
         "date": "2026-01-02T00:00:00+00:00",
     }
-    write_csv(make_rows(OUTCOMES, "timm*", environment), tmp_path / "run.csv")
+    held_down = environment | {"variables": "ONEDNN_MAX_CPU_ISA=AVX2"}
+    rows = [
+        *make_rows(OUTCOMES, "timm*", environment),
+        *make_rows(OUTCOMES, "timm*", held_down),
+    ]
+    write_csv(rows, tmp_path / "run.csv")
     page = tmp_path / "page.md"
     text = (ROOT / "docs" / "performance.md").read_text("utf-8")
     page.write_text(text, encoding="utf-8")
@@ -37,8 +42,14 @@ def test_a_table(tmp_path):
     lines = page.read_text("utf-8").splitlines()
     assert "### Some Processor, 2 cores, 2026-01-02" in lines
     assert "| | CAFormerS18, batch 4 |" in lines
-    assert "| ours@jax | 200 (0.50; 2.00) |" in lines
-    assert "| timm | **400** (1.00; 4.00) |" in lines
+    assert "Rows with ↓: held down by `ONEDNN_MAX_CPU_ISA=AVX2`." in lines
+    for mark in ("", " ↓"):
+        assert any(
+            line.startswith(f"| ours@jax{mark} | 200 [")
+            and line.endswith("] (0.50; 2.00) |")
+            for line in lines
+        )
+        assert any(line.startswith(f"| timm{mark} | **400** [") for line in lines)
     assert "| timm+compile | failed |" in lines
     # Nothing else on the page has changed.
     assert lines[0] == text.splitlines()[0]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import keras_metaformer
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.processes import python_command, run_python
+from keras_metaformer_lite.processor import ONE_DNN_VARIABLE, gains_from_one_dnn
 
 pytestmark = pytest.mark.backend_independent
 
@@ -179,7 +180,10 @@ def test_what_can_be_said_without_a_backend_is(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["image.png", "text.txt"]
 
 
-def test_tensorflow_is_silent_unless_asked():
+TENSORFLOW_VARIABLES = ("TF_CPP_MIN_LOG_LEVEL", ONE_DNN_VARIABLE)
+
+
+def test_tensorflow_is_as_a_program_wants_it_unless_asked():
     program = (
         "import os, sys\n"
         "from keras_metaformer_lite.cli import main\n"
@@ -187,12 +191,14 @@ def test_tensorflow_is_silent_unless_asked():
         "try:\n"
         "    main()\n"
         "except SystemExit:\n"
-        "    print(os.environ['TF_CPP_MIN_LOG_LEVEL'])\n"
+        f"    print(*(os.environ.get(name) for name in {list(TENSORFLOW_VARIABLES)}))\n"
     )
     environment = {**ENVIRONMENT}
-    environment.pop("TF_CPP_MIN_LOG_LEVEL")
+    for name in TENSORFLOW_VARIABLES:
+        environment.pop(name, None)
+    expected = ["3", "1" if gains_from_one_dnn() else "None"]
     finished = run_python("-c", program, env=environment)
-    assert finished.stdout.split()[-1] == "3"
-    environment["TF_CPP_MIN_LOG_LEVEL"] = "0"
+    assert finished.stdout.split()[-2:] == expected
+    environment |= dict.fromkeys(TENSORFLOW_VARIABLES, "0")
     finished = run_python("-c", program, env=environment)
-    assert finished.stdout.split()[-1] == "0"
+    assert finished.stdout.split()[-2:] == ["0", "0"]

@@ -248,26 +248,6 @@ def gradient_barrier(outputs: Any) -> Any:
     return outputs if behind is None else behind
 
 
-def star_relu_then_dense(
-    inputs: Any, scale: Any, bias: Any, kernel: Any, dense_bias: Any
-) -> Any:
-    """`star_relu(inputs) kernel + dense_bias` for inference, if there is a fused one.
-
-    Args:
-        inputs: float tensor `(..., channels)`.
-        scale: variable `(1,)`.
-        bias: variable `(1,)`.
-        kernel: variable `(channels, units)`.
-        dense_bias: variable `(units,)`, or None.
-
-    Returns:
-        Tensor `(..., units)` of the inputs' dtype, or None where the two are to be
-        computed one after the other.
-    """
-    weights = _like(inputs, scale, bias, kernel, dense_bias)
-    return _fast("star_relu_then_dense", inputs, *weights)
-
-
 def _like(inputs: Any, *weights: Any) -> list[Any]:
     """The weights as tensors of the inputs' dtype; None stays None."""
     return [_tensor(weight, inputs.dtype) for weight in weights]

@@ -1,12 +1,15 @@
 """Operations for TensorFlow: what is kept for gradients, and what its graphs fuse."""
 
 import functools
+import logging
+import os
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
 from keras_metaformer.layers.operations import tensorflow_depthwise
+from keras_metaformer_lite.processor import ONE_DNN_VARIABLE, gains_from_one_dnn
 
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
@@ -34,26 +37,6 @@ def _star_relu(inputs, scale, bias):
         )
 
     return tf.square(rectified) * scale + bias, backward
-
-
-def star_relu_then_dense(
-    inputs: Any, scale: Any, bias: Any, kernel: Any, dense_bias: Any
-) -> Any:
-    """StarReLU and the dense layer after it, in graphs for CPUs; else None.
-
-    The scale and the bias pass through the dense layer: they are applied to its
-    outputs, which for a channel MLP are a quarter of its inputs. On maps of 56 x 56
-    pixels that saves 3 to 10 % of the two, on smaller ones nothing.
-    """
-    if _compiler_for_cpus() != "graph":
-        return None
-    squared = tf.square(tf.nn.relu(inputs))
-    ones = tf.ones((1, kernel.shape[0]), kernel.dtype)
-    offset = bias * tf.linalg.matmul(ones, kernel)[0]  # `reduce_sum` is slow at this.
-    if dense_bias is not None:
-        offset += dense_bias
-    rows = tf.linalg.matmul(_as_rows(squared, kernel), kernel) * scale + offset
-    return _as_maps(rows, inputs)
 
 
 def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
@@ -148,16 +131,27 @@ def _has_one_dnn_norm() -> bool:
 
     TensorFlow decides once in a process: by the processor, unless the environment
     variable `TF_ENABLE_ONEDNN_OPTS` says otherwise. It tells in a private module: a
-    version without it, or without the operation, is one without the norm.
+    version without it, or without the operation, is one without the norm. Where it is
+    off although nobody asked for that, and would help, the log says so once.
     """
     try:
         from tensorflow.python.framework import kernels
         from tensorflow.python.util import _pywrap_util_port
 
         registered = kernels.get_registered_kernels_for_op("_MklLayerNorm").kernel
-        return bool(registered) and _pywrap_util_port.IsMklEnabled()
+        enabled = _pywrap_util_port.IsMklEnabled()
     except (ImportError, AttributeError):
         return False
+    asked_for = ONE_DNN_VARIABLE in os.environ
+    if registered and not (enabled or asked_for) and gains_from_one_dnn():
+        logging.getLogger(__name__).warning(
+            "TensorFlow has left oneDNN off on this processor, where these models are "
+            "faster with it: set %s=1 before TensorFlow is imported, or %s=0 if that "
+            "is as you want it",
+            ONE_DNN_VARIABLE,
+            ONE_DNN_VARIABLE,
+        )
+    return bool(registered) and enabled
 
 
 def _compiler_for_cpus() -> str | None:

@@ -1,9 +1,15 @@
 """Operations for torch, which runs each by itself: few of them, and no copies."""
 
+import functools
+import math
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 from torch.nn import functional
+
+from keras_metaformer.layers.tracing import taken_as_given
+from keras_metaformer_lite import processor
 
 
 def star_relu(inputs: Any, scale: Any, bias: Any, overwrite: bool) -> Any:
@@ -76,12 +82,91 @@ def dense(inputs: Any, kernel: Any, bias: Any) -> Any:
 
     One operation for both would fill its output with the bias beforehand.
     """
+    if _is_for_one_dnn(inputs, kernel):
+        return _one_dnn_product(inputs, kernel, bias)
     outputs = torch.matmul(inputs, kernel)
     if bias is None:
         return outputs
     if torch.is_grad_enabled():
         return outputs + bias
     return outputs.add_(bias)
+
+
+_FUNCTION_TRANSFORMS: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+
+#: Multiplications from which oneDNN's product, which prepares itself for each call, is
+#: ahead of MKL's.
+_ONE_DNN_PAYS_FROM = 2_000_000
+
+
+def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
+    """Whether a product is oneDNN's, which knows no gradients."""
+    if torch.is_grad_enabled() or not _prefers_one_dnn():
+        return False
+    if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    if not _on_cpu(inputs) or {inputs.dtype, kernel.dtype} != {torch.float32}:
+        return False
+    rows = math.prod(inputs.shape[:-1])
+    if rows == 1 or rows * kernel.numel() < _ONE_DNN_PAYS_FROM:
+        return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
+    # Not where more than the numbers is asked for.
+    plain = _is_plain(inputs) and _is_plain(kernel)
+    return plain and not torch.is_autocast_enabled("cpu")
+
+
+def _is_plain(tensor: Any) -> bool:
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and not _FUNCTION_TRANSFORMS.is_functorch_wrapped_tensor(tensor)
+        and forward_ad.unpack_dual(tensor).tangent is None
+    )
+
+
+@taken_as_given
+@functools.cache
+def _prefers_one_dnn() -> bool:
+    """Whether torch's oneDNN multiplies faster than its MKL: on processors of AMD.
+
+    Both are in torch's builds for x86, and `matmul` takes MKL.
+
+    Seen with: torch 2.13.0.
+    Gain: on an AMD EPYC with AVX-512, two threads, the products of ConvFormerS18 take
+    22.2 ms instead of 24.4 in a batch of four, 6.0 instead of 6.6 for a single image.
+    On an Intel Xeon the two are alike.
+    """
+    return (
+        processor.vendor() == "AuthenticAMD"
+        and "avx512f" in processor.flags()
+        and torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _one_dnn_product(inputs: Any, kernel: Any, bias: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return torch.ops.keras_metaformer.dense(inputs, kernel, bias)
+    return _run_one_dnn_product(inputs, kernel, bias)
+
+
+def _run_one_dnn_product(inputs: Any, kernel: Any, bias: Any) -> Any:
+    return torch.ops.mkldnn._linear_pointwise(inputs, kernel.t(), bias, "none", [], "")
+
+
+# As an operation of its own, torch's compiler leaves the kernel as it is; in oneDNN's
+# it would turn it at each call.
+_LIBRARY = torch.library.Library("keras_metaformer", "FRAGMENT")
+_LIBRARY.define("dense(Tensor inputs, Tensor kernel, Tensor? bias) -> Tensor")
+_LIBRARY.impl("dense", _run_one_dnn_product, "CPU")
+
+
+@torch.library.register_fake("keras_metaformer::dense", lib=_LIBRARY)
+def _shape_of_product(inputs: Any, kernel: Any, bias: Any) -> Any:
+    del bias
+    return inputs.new_empty((*inputs.shape[:-1], kernel.shape[-1]))
 
 
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:

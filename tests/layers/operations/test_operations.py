@@ -42,11 +42,6 @@ def _plain_layer_norm(inputs, scale, bias):
     return centred * keras.ops.rsqrt(variance + 1e-6) * scale + bias
 
 
-def _plain_star_relu_then_dense(inputs, scale, bias, kernel, dense_bias):
-    hidden = scale * keras.ops.relu(inputs) ** 2 + bias
-    return keras.ops.matmul(hidden, kernel) + dense_bias
-
-
 def _plain_convolution(inputs, kernel, bias):
     padded = keras.ops.pad(inputs, ((0, 0), (1, 1), (1, 1), (0, 0)))
     return keras.ops.conv(padded, kernel, 2, "valid") + bias
@@ -85,23 +80,16 @@ OPERATIONS: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...], Any]] =
     ),
     "dense": (operations.dense, [MAP, (8, 4), (4,)], (*MAP[:-1], 4), None),
     "gradient_barrier": (operations.gradient_barrier, [MAP], MAP, None),
-    "star_relu_then_dense": (
-        operations.star_relu_then_dense,
-        [MAP, (1,), (1,), (8, 4), (4,)],
-        (*MAP[:-1], 4),
-        _plain_star_relu_then_dense,
-    ),
 }
 FAST = {
-    "torch": set(OPERATIONS) - {"star_relu_then_dense", "gradient_barrier"},
+    "torch": set(OPERATIONS) - {"gradient_barrier"},
     "tensorflow": {
-        *("star_relu", "layer_norm", "image_norm", "dense", "star_relu_then_dense"),
-        "attention",
+        *("star_relu", "layer_norm", "image_norm", "dense", "attention"),
     },
     "jax": {"star_relu", "gradient_barrier"},
 }[BACKEND]
 #: On TensorFlow: fast in the graphs of functions, and not there otherwise.
-IN_GRAPHS = {"layer_norm", "star_relu_then_dense"} if BACKEND == "tensorflow" else set()
+IN_GRAPHS = {"layer_norm"} if BACKEND == "tensorflow" else set()
 FLOAT32_ALONE = {"layer_norm", "image_norm"} if BACKEND == "tensorflow" else set()
 
 
@@ -344,6 +332,102 @@ def test_pooling_with_gradients_is_left_to_keras_on_gpus(monkeypatch):
         assert module.average_pool(inputs, 3) is not None
 
 
+@pytest.fixture
+def products_of_one_dnn(monkeypatch):
+    """As where torch's oneDNN is the faster; a list that counts its products."""
+    import torch
+
+    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        pytest.skip("this build of torch is without oneDNN's product")
+    module: Any = operations._BACKEND
+    calls: list[tuple[int, ...]] = []
+    run = module._run_one_dnn_product
+
+    def counted(inputs, kernel, bias):
+        calls.append(tuple(inputs.shape))
+        return run(inputs, kernel, bias)
+
+    monkeypatch.setattr(module, "_prefers_one_dnn", lambda: True)
+    monkeypatch.setattr(module, "_ONE_DNN_PAYS_FROM", 1)
+    monkeypatch.setattr(module, "_run_one_dnn_product", counted)
+    return calls
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch's products")
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 8), (2, 7, 8), MAP])
+def test_products_of_one_dnn(shape, with_bias, products_of_one_dnn):
+    import torch
+
+    inputs, kernel, bias = _in_dtype("float32", shape, (8, 5), (5,))
+    bias = bias if with_bias else None
+    expected = torch.matmul(inputs, kernel) + (0 if bias is None else bias)
+    # Of any strides.
+    apart = torch.stack([inputs, inputs], dim=-1)[..., 0]
+    with torch.no_grad():
+        for given in (inputs, apart):
+            outputs = operations.dense(given, kernel, bias)
+            assert outputs.is_contiguous()
+            _assert_near(outputs, expected, 1e-6)
+        assert products_of_one_dnn == [shape, shape]
+        # A single row is a sum of rows.
+        operations.dense(inputs.reshape(-1, 8)[:1], kernel, bias)
+        operations.dense(inputs.bfloat16(), kernel.bfloat16(), None)
+    operations.dense(inputs, kernel.requires_grad_(), bias)
+    assert len(products_of_one_dnn) == 2
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch's products")
+def test_products_of_one_dnn_are_for_plain_calls(products_of_one_dnn):
+    import torch
+
+    inputs, kernel = _in_dtype("float32", (4, 3, 8), (8, 5))
+    layer: Any = metaformer("self_attention", input_shape=(32, 32, 3))
+    images = torch.zeros((1, 32, 32, 3))
+
+    def product(each):
+        return operations.dense(each, kernel, None)
+
+    with torch.no_grad():
+        expected = product(inputs)
+        assert products_of_one_dnn
+        products_of_one_dnn.clear()
+        _assert_near(torch.vmap(product)(inputs), expected, 1e-6)
+        of_kernels = torch.vmap(lambda kernel: operations.dense(inputs, kernel, None))
+        _assert_near(of_kernels(kernel[None])[0], expected, 1e-6)
+        outputs: Any = torch.func.jvp(product, (inputs,), (inputs,))
+        _assert_near(outputs[1], expected, 1e-6)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(inputs, inputs)
+            outputs = torch.autograd.forward_ad.unpack_dual(product(dual))
+            _assert_near(outputs.tangent, expected, 1e-6)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert product(inputs).dtype == torch.bfloat16
+        program = torch.export.export(layer, (images,), strict=False)
+        traced: Any = torch.jit.trace(product, inputs, check_trace=False)
+    assert not products_of_one_dnn
+    assert "mkldnn" not in str(traced.graph)
+    assert not {"mkldnn", "keras_metaformer"} & {
+        node.target.namespace
+        for node in program.graph.nodes
+        if isinstance(node.target, torch._ops.OpOverload)
+    }
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+def test_products_of_one_dnn_are_compiled(products_of_one_dnn):
+    import torch
+
+    model: Any = metaformer("separable_convolution", input_shape=(32, 32, 3))
+    images = torch.from_numpy(_numbers((2, 32, 32, 3))[0])
+    with torch.no_grad():
+        with fast_paths.switched(False):
+            expected = model(images)
+        torch._dynamo.reset()
+        outputs = torch.compile(model, fullgraph=True)(images)
+    _assert_near(outputs, expected, 1e-5)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="about torch's function transforms")
 @pytest.mark.parametrize("scaling", ["none", "residual"])
 def test_residual_sums_under_function_transforms(scaling):
@@ -469,10 +553,9 @@ def test_freed_memory_is_kept_for_the_next_maps():
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's graphs")
-@pytest.mark.parametrize("name", ["layer_norm", "star_relu_then_dense"])
 @pytest.mark.usefixtures("as_with_one_dnn")
-def test_forms_for_graphs_are_for_graphs_on_cpus_alone(name):
-    function, shapes, *_ = OPERATIONS[name]
+def test_the_norm_for_graphs_is_for_graphs_on_cpus_alone():
+    function, shapes, *_ = OPERATIONS["layer_norm"]
     tensors = _in_dtype("float32", *shapes)
     assert function(*tensors) is None
     taken = []
@@ -509,6 +592,24 @@ def test_forms_are_taken_where_they_become_one_operation(one_dnn):
         assert state == (False, 0)
     elif platform.machine() in ("x86_64", "AMD64"):
         assert state == (True, 1)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's oneDNN")
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_the_log_says_where_one_dnn_is_off_and_would_help(
+    asked_for, monkeypatch, caplog
+):
+    from tensorflow.python.util import _pywrap_util_port
+
+    module: Any = operations._BACKEND
+    monkeypatch.setattr(module, "gains_from_one_dnn", lambda: True)
+    monkeypatch.setattr(_pywrap_util_port, "IsMklEnabled", lambda: False)
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    if asked_for:
+        monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert not module._has_one_dnn_norm.__wrapped__()
+    registered = platform.machine() in ("x86_64", "AMD64")
+    assert ("TF_ENABLE_ONEDNN_OPTS=1" in caplog.text) == (registered and not asked_for)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about TensorFlow's exporters")
