@@ -113,7 +113,7 @@ def _tried(model: str, recipe: Recipe, policy: str, size: int) -> dict[str, Any]
 def _try(request: dict[str, Any]) -> dict[str, Any]:
     """Trains a few steps on noise; in the child process."""
     from keras_metaformer.training import models
-    from keras_metaformer.training.callbacks import peak_bytes
+    from keras_metaformer.training.memory import peak_bytes
     from keras_metaformer.training.recipe import (
         build_loss,
         build_optimizer,

@@ -218,7 +218,7 @@ class _Predictor:
         self._pool = WorkerPool(reader, settings.workers)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[int]]:
-        from keras_metaformer.training.callbacks import peak_bytes
+        from keras_metaformer.training.memory import peak_bytes
 
         found = [self._part(int(number)) for number in batch["number"]]
         return {

@@ -19,12 +19,7 @@ import numpy as np
 from keras_metaformer.models.pyramid_model import description_of
 from keras_metaformer.training import models
 from keras_metaformer.training.averaging import AverageWeights, WeightAverage
-from keras_metaformer.training.callbacks import (
-    Progress,
-    Records,
-    give_back_freed_memory,
-    summary,
-)
+from keras_metaformer.training.callbacks import Progress, Records, summary
 from keras_metaformer.training.checkpoint import read_about
 from keras_metaformer.training.diagnosis import explain
 from keras_metaformer.training.distribution import Engine, start
@@ -35,6 +30,7 @@ from keras_metaformer.training.loop import (
     NonFiniteLossError,
     TrainingStopped,
 )
+from keras_metaformer.training.memory import give_back_freed_memory
 from keras_metaformer.training.pictures import (
     draw_batch,
     draw_confusions,

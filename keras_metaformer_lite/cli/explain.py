@@ -57,7 +57,7 @@ def explain(
 
     classifier = open_chosen(chosen, weights)
     from keras_metaformer.explain.report import report
-    from keras_metaformer.training.callbacks import peak_bytes
+    from keras_metaformer.training.memory import peak_bytes
     from keras_metaformer_lite.images import ImageError, load_image
 
     pictures, names, unreadable = [], [], []

@@ -89,6 +89,7 @@ def test_a_page_of_a_folder(tmp_path):
 
 
 @pytest.mark.large
+@pytest.mark.timeout(3600)
 def test_detection_learns():
     before, after = detection.run()
     assert before < 0.05
@@ -96,6 +97,7 @@ def test_detection_learns():
 
 
 @pytest.mark.large
+@pytest.mark.timeout(3600)
 def test_segmentation_learns():
     before, after = segmentation.run()
     assert before < 0.15
@@ -103,6 +105,7 @@ def test_segmentation_learns():
 
 
 @pytest.mark.large
+@pytest.mark.timeout(3600)
 def test_image_search_learns(tmp_path):
     before, after = image_search.run(tmp_path / "page.html")
     assert after > max(before, FOUND)

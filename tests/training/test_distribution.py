@@ -155,7 +155,11 @@ def test_a_run_goes_on_after_a_process_was_killed(data, tmp_path):
         assert "process" in errors
     (ended, _) = _run(data, output, 2, **options)
     assert ended["finished"] and ended["accuracy"] == whole["accuracy"]
-    assert ended["history"] == whole["history"]
+    # TensorFlow keeps a metric in a part for each process, of which the checkpoint has
+    # the sum: a run that goes on within an epoch adds them up in another order.
+    tolerance = 1e-6 if BACKEND == "tensorflow" else 0
+    for found, expected in zip(ended["history"], whole["history"], strict=True):
+        assert found == pytest.approx(expected, rel=tolerance, abs=0)
     # Another number of processes goes on with it.
     states = [several_processes.checkpoint(tmp_path / n) for n in ("whole", "killed")]
     for name, value in states[0].items():

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import keras_metaformer as km
 from keras_metaformer.training import checkpoint, loop, run, run_folder
-from keras_metaformer.training.callbacks import give_back_freed_memory
+from keras_metaformer.training.memory import give_back_freed_memory
 from keras_metaformer_lite.cli import app
 from tests.training.photographs import SETTINGS, small_model, write_digits
 
