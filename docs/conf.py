@@ -10,6 +10,7 @@ from typing import Any
 os.environ.setdefault("KERAS_BACKEND", "jax")
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -17,6 +18,7 @@ from sphinx.util.nodes import make_refnode
 
 from docs.api_pages import write_api_pages
 from docs.docstrings import to_restructured_text
+from docs.notebooks import EXTRAS, make_notebook
 from keras_metaformer_lite import __version__
 
 project = "keras-metaformer"
@@ -84,6 +86,25 @@ def _point_to_pages(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = re.sub(link, rf"]({page}\1)", source[0])
 
 
+def _offer_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Under the title of a guide that is a notebook too."""
+    if docname in EXTRAS:
+        title, rest = source[0].split("\n", 1)
+        link = f'<a href="{docname}.ipynb" download>Run this page as a notebook</a>'
+        source[0] = f"{title}\n\n<p>{link}</p>\n{rest}"
+
+
+def _write_notebooks(app: Sphinx, exception: Exception | None) -> None:
+    """Beside the pages, where their links to other pages hold."""
+    if exception is not None or app.builder.name != "html":
+        return
+    for name in EXTRAS:
+        page = Path(app.srcdir, f"{name}.md")
+        source = [page.read_text(encoding="utf-8")]
+        _point_to_pages(app, name, source)
+        nbformat.write(make_notebook(page, source[0]), app.outdir / f"{name}.ipynb")
+
+
 def _read_docstring(
     app: Sphinx, what: str, name: str, member: Any, options: Any, lines: list[str]
 ) -> None:
@@ -128,6 +149,8 @@ def _is_in_title(node: nodes.Node) -> bool:
 def setup(app: Sphinx) -> dict[str, bool]:
     write_api_pages(Path(__file__).parent / "api")
     app.connect("source-read", _point_to_pages)
+    app.connect("source-read", _offer_notebook)
+    app.connect("build-finished", _write_notebooks)
     # Before napoleon's, of priority 500.
     app.connect("autodoc-process-docstring", _read_docstring, priority=400)
     # After furo's.

@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import nbformat
 import numpy as np
 import pytest
 import typer
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook
 from typer.testing import CliRunner
 
 import keras_metaformer as km
 from benchmarks.__main__ import app as benchmarks
+from docs.notebooks import EXTRAS, make_notebook
 from keras_metaformer.layers.initializers import undrawn
 from keras_metaformer_lite.cli import app
 from keras_metaformer_lite.examples import photograph_files
 from keras_metaformer_lite.weights import catalogue
 from scripts import draw_blocks, draw_charts, draw_reported
+from tests.notebook_kernel import execute
 from tests.sharing.loopback_hub import loopback_hub
 from tests.small_models import narrowed
 from tests.weights import synthetic, torch_files
@@ -202,6 +207,51 @@ def test_commands_run_to_their_end(page, files):
         else:
             assert Path(program).name == "keras-metaformer", words
             parse(arguments) if arguments[0] in LONG else run(arguments)
+
+
+@ONCE
+@pytest.mark.parametrize("guide", EXTRAS)
+def test_notebooks_hold_the_code_of_their_pages(guide):
+    page = ROOT / "docs" / f"{guide}.md"
+    notebook = make_notebook(page)
+
+    nbformat.validate(notebook)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell for cell in cells if cell + "\n" in blocks(page, "python")] == [
+        block.strip() for block in blocks(page, "python")
+    ]
+    install = cells[0]
+    assert install.startswith("%pip install")
+    check_extras([install])
+    text = "".join(cell.source for cell in notebook.cells)
+    assert not re.search(r"\]\([^):]*\.md", text)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    "guide",
+    [
+        pytest.param(guide, marks=() if guide == "mixers" else pytest.mark.large)
+        for guide in EXTRAS
+    ],
+)
+def test_notebooks_run_to_their_end(guide, files, monkeypatch):
+    """From start to end in a kernel; what the pages' own tests leave out is parsed."""
+    notebook = make_notebook(ROOT / "docs" / f"{guide}.md")
+
+    execute(notebook, files, monkeypatch, USED)
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells if cell.source)
+
+
+@pytest.mark.one_backend
+@pytest.mark.large
+@pytest.mark.parametrize("source", ["1 / 0", "!keras-metaformer no-such-verb"])
+def test_cells_that_fail_would_be_noticed(source, tmp_path, monkeypatch):
+    notebook = new_notebook(cells=[new_code_cell(source)])
+    with pytest.raises(CellExecutionError):
+        execute(notebook, tmp_path, monkeypatch)
 
 
 def run(arguments: list[str]) -> None:

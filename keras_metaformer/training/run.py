@@ -19,7 +19,12 @@ import numpy as np
 from keras_metaformer.models.pyramid_model import description_of
 from keras_metaformer.training import models
 from keras_metaformer.training.averaging import AverageWeights, WeightAverage
-from keras_metaformer.training.callbacks import Progress, Records, summary
+from keras_metaformer.training.callbacks import (
+    Progress,
+    Records,
+    give_back_freed_memory,
+    summary,
+)
 from keras_metaformer.training.checkpoint import read_about
 from keras_metaformer.training.diagnosis import explain
 from keras_metaformer.training.distribution import Engine, start
@@ -417,6 +422,7 @@ class _Run:
 
                 def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
                     progress.on_epoch_end(epoch, logs or {}, began, steps)
+                    give_back_freed_memory()
 
             loop = Loop(
                 fitted,

@@ -1,6 +1,7 @@
 """The whole site: built strictly, its links, and how its pages look in a browser."""
 
 import functools
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import pytest
 
 import keras_metaformer as km
 from docs.api_pages import public_modules
+from docs.notebooks import EXTRAS
 from tests.web.browser import APPLICATION, chromium
 
 pytestmark = [pytest.mark.backend_independent, pytest.mark.large]
@@ -103,6 +105,15 @@ def test_every_link_leads_somewhere(site):
         or (place and file.suffix == ".html" and place not in _links(file).places)
     ]
     assert broken == []
+
+
+def test_notebooks_are_offered_and_lead_to_pages(site):
+    for name in EXTRAS:
+        assert f"{name}.ipynb" in _links(site / f"{name}.html").links
+        notebook = json.loads((site / f"{name}.ipynb").read_text("utf-8"))
+        text = "".join("".join(cell["source"]) for cell in notebook["cells"])
+        links = re.findall(r"\]\(([^)#:\s]+)[)#]", text)
+        assert [link for link in links if not (site / link).is_file()] == []
 
 
 def test_no_page_is_heavy_or_loads_from_elsewhere(site):

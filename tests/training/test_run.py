@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import platform
 import shutil
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,6 +16,7 @@ from typer.testing import CliRunner
 
 import keras_metaformer as km
 from keras_metaformer.training import checkpoint, loop, run, run_folder
+from keras_metaformer.training.callbacks import give_back_freed_memory
 from keras_metaformer_lite.cli import app
 from tests.training.photographs import SETTINGS, small_model, write_digits
 
@@ -503,3 +506,22 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
         ):
             pass
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.backend_independent
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="about glibc, whose memory lies in pieces"
+)
+def test_freed_memory_is_given_back():
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    # Smaller than what glibc maps apart, and between others that stay.
+    pieces = [np.ones(100_000, "uint8") for _ in range(2000)]
+    kept = pieces[::2]
+    pieces.clear()
+    before = resident()
+    give_back_freed_memory()
+    assert before - resident() > 50_000_000
+    assert len(kept) == 1000

@@ -1,6 +1,5 @@
 """Operations for torch, which runs each by itself: few of them, and no copies."""
 
-import functools
 import math
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn import functional
 
-from keras_metaformer.layers.tracing import taken_as_given
+from keras_metaformer.layers.tracing import constant
 from keras_metaformer_lite import processor
 
 
@@ -125,8 +124,7 @@ def _is_plain(tensor: Any) -> bool:
     )
 
 
-@taken_as_given
-@functools.cache
+@constant
 def _prefers_one_dnn() -> bool:
     """Whether torch's oneDNN multiplies faster than its MKL: on processors of AMD.
 
