@@ -181,11 +181,11 @@ def default_layer(probe: Probe) -> str:
     """The layer whose map is shown if nothing is said.
 
     The end of the last stage; of the stage before it where the blocks of the last one
-    mix neighbours in both halves, with kernels nearly as wide as their map (FFNet); and of
-    a model of one stage (MLP-Mixer, ResMLP, gMLP, vision transformers), whose last block
-    moves all over the image what it has found, the block before the last. Of another
-    model than this library's it is the last layer that gives a map. How often its maps
-    find planted evidence in each family stands in `docs/explain.md`.
+    mix neighbours in both halves, with kernels nearly as wide as their map (FFNet); and
+    of a model of one stage (MLP-Mixer, ResMLP, gMLP, vision transformers), whose last
+    block moves all over the image what it has found, the block before the last. Of
+    another model than this library's it is the last layer that gives a map. How often
+    its maps find planted evidence in each family stands in `docs/explain.md`.
     """
     stages = list(probe.of_kind(StageOutput))
     blocks = [
