@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 #: The extras that each guide's code needs, the backend first.
 EXTRAS = {
     "quickstart": "jax,train,demo",
-    "training": "jax,train",
+    "training": "jax,train,export",
     "features": "jax,hub",
     "mixers": "jax",
     "explain": "jax,explain",

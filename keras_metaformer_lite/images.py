@@ -186,7 +186,11 @@ def expand_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
                 for entry in Path(text).iterdir()
                 if entry.suffix.lower() in SUFFIXES and entry.is_file()
             )
-            kind = f"a directory with image files ({' '.join(sorted(SUFFIXES))})"
+            below = os.path.join(text, "**")
+            kind = (
+                f"a directory with image files ({' '.join(sorted(SUFFIXES))}), or a "
+                f"pattern such as {below!r} for those below it"
+            )
         elif glob.has_magic(text) and not os.path.exists(text):
             matches = map(Path, _matches(text))
             found = sorted(match for match in matches if match.is_file())

@@ -1,12 +1,15 @@
-"""Draws the pictures of `docs/explain-networks.md`, of small models that read digits.
+"""Draws the pictures of `docs/explain.md` and `docs/explain-networks.md`.
 
     .venv/bin/python -m scripts.draw_explained
+    .venv/bin/python -m scripts.draw_explained --only cams
 
-trains a few small models on scikit-learn's digits, some minutes on two cores, and
-writes `docs/images/explain_*.png`.
+trains a few small models on scikit-learn's digits and one on the planted evidence of
+`tests/explain/quadrants.py`, some minutes on two cores, and writes
+`docs/images/explain_*.png`.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +21,14 @@ import keras_metaformer as km
 from keras_metaformer.data.digits import load_digits
 from keras_metaformer.demo.models import CLASSES, IMAGE_SIZE, build_model
 from keras_metaformer.demo.training import train
+from keras_metaformer.explain.heat_maps import overlay
+from keras_metaformer.explain.report import METHOD_NAMES
 from keras_metaformer.layers import (
     ConvNeXtChannelMixer,
     FFNifiedAttention,
     SeparableConvolutionMixer,
 )
+from tests.explain import quadrants
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "images"
 #: Of all depthwise convolutions, in pixels.
@@ -64,10 +70,61 @@ def _build(blocks: dict[str, Any]) -> keras.Model:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _SideBySide(km.explain.Result):
+    """Images in rows, beside them the maps of several methods."""
+
+    images: np.ndarray
+    labels: tuple[str, ...]
+    maps: dict[str, np.ndarray]
+
+    @property
+    def size(self) -> tuple[float, float]:
+        return 1.45 * (1 + len(self.maps)), 1.6 * len(self.images)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.maps
+
+    def draw(self, figure: Any) -> None:
+        rows = figure.subplots(len(self.images), 1 + len(self.maps), squeeze=False)
+        for index, (first, *others) in enumerate(rows):
+            first.imshow(self.images[index])
+            first.set_axis_off()
+            first.set_title(self.labels[index], fontsize=8)
+            for axes, (name, maps) in zip(others, self.maps.items(), strict=True):
+                overlay(axes, self.images[index], maps[index])
+                if index == 0:
+                    axes.set_title(name, fontsize=8)
+
+
+def _cams() -> _SideBySide:
+    """Six methods at the default layer of a small CAFormer, as the tests train it."""
+    probe = km.explain.Probe(quadrants.trained("caformer", epochs=8))
+    drawn = (quadrants.colourful(2, 60), quadrants.pictures(1, 61))
+    images, classes, _ = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+    found = {}
+    for method, name in METHOD_NAMES.items():
+        if method == "smooth_grad":
+            maps = km.explain.smooth_grad(probe, images, list(classes), samples=8)
+        else:
+            maps = km.explain.grad_cam(probe, images, list(classes), method=method)
+        found[name.removesuffix(" (of no class)")] = maps.maps
+    return _SideBySide(
+        np.rint(255 * np.clip(0.5 + images / 4, 0, 1)).astype("uint8"),
+        tuple(f"where is {quadrants.NAMES[label]}?" for label in classes),
+        found,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--epochs", type=int, default=3)
-    epochs = parser.parse_args().epochs
+    parser.add_argument("--epochs", type=int, default=3, help="on the digits")
+    parser.add_argument("--only", choices=["cams"], help="this picture alone")
+    arguments = parser.parse_args()
+    _cams().save(FOLDER / "explain_cams.png")
+    if arguments.only:
+        return
+    epochs = arguments.epochs
     digits = load_digits(IMAGE_SIZE)
     images = digits.test_images.astype("float32")
     labels = digits.test_labels

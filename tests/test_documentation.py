@@ -146,6 +146,8 @@ def files(tmp_path, monkeypatch):
     km.ConvFormerS18(weights=None).save_weights("my.weights.h5")
     mine = km.CAFormerS18(weights=None, classes=37)
     mine.save("mine.keras")
+    Path("flowers").mkdir()
+    shutil.copy("mine.keras", "flowers/best.keras")
     mine.save_weights("mine.weights.h5")
     arrays = km.to_state_dict(km.CAFormerS18(weights=None))
     Path("caformer_s18.pth").write_bytes(

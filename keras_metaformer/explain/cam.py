@@ -180,11 +180,12 @@ def grad_cam(
 def default_layer(probe: Probe) -> str:
     """The layer whose map is shown if nothing is said.
 
-    The end of the last stage; of a model of one stage (MLP-Mixer, ResMLP, gMLP, vision
-    transformers), whose last block moves all over the image what it has found, the
-    block before the last. Of another model than this library's it is the last layer
-    that gives a map. How often its maps find planted evidence in each family stands in
-    `docs/explain.md`.
+    The end of the last stage; of the stage before it where the blocks of the last one
+    mix neighbours in both halves, with kernels nearly as wide as their map (FFNet); and
+    of a model of one stage (MLP-Mixer, ResMLP, gMLP, vision transformers), whose last
+    block moves all over the image what it has found, the block before the last. Of
+    another model than this library's it is the last layer that gives a map. How often
+    its maps find planted evidence in each family stands in `docs/explain.md`.
     """
     stages = list(probe.of_kind(StageOutput))
     blocks = [
@@ -194,7 +195,20 @@ def default_layer(probe: Probe) -> str:
     ]
     if len(stages) < 2 and len(blocks) > 1:
         return blocks[-2]
+    if len(stages) > 1 and _channel_mixing_mixes_neighbours(probe):
+        return stages[-2]
     return stages[-1] if stages else probe.last_map()
+
+
+def _channel_mixing_mixes_neighbours(probe: Probe) -> bool:
+    """Whether the channel mixer of the last block is a convolution of the map, too."""
+    last = list(probe.of_kind(MetaFormerBlock))[-1:]
+    return any(
+        getattr(layer, "mixes_neighbours", False)
+        for block in last
+        for path, layer in probe.layers.items()
+        if path.startswith(f"{block}/channel_mixing/")
+    )
 
 
 def as_map(values: np.ndarray, size: tuple[int, int], layer: str) -> np.ndarray:

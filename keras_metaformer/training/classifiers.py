@@ -72,7 +72,7 @@ class KerasClassifier:
     def embeddings(self, images: np.ndarray) -> np.ndarray:
         if self._features is None:
             head = classifier_layer(self.model)
-            self._features = keras.Model(self.model.inputs, head.input)
+            self._features = keras.Model(self.model.inputs[0], head.input)
         outputs = self._features.predict_on_batch(images)
         return np.asarray(keras.ops.convert_to_numpy(outputs), "float32")
 

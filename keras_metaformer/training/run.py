@@ -479,10 +479,15 @@ class _Run:
             f"{size} pixels"
             + (f"; {self.engine.describe()}" if self.engine.describe() else "")
         )
-        for group in optimizer.parameter_groups:
+        groups = optimizer.parameter_groups
+        for decay in dict.fromkeys(group.weight_decay for group in groups):
+            chosen = [group for group in groups if group.weight_decay == decay]
+            scales = [group.rate_scale for group in chosen]
+            lowest = f" down to {min(scales):.3g}" * (min(scales) < max(scales))
             self.say(
-                f"  {group.parameters:,} parameters with weight decay "
-                f"{group.weight_decay:g} at {group.rate_scale:g} of the learning rate"
+                f"  {sum(group.parameters for group in chosen):,} parameters with "
+                f"weight decay {decay:g}, at {max(scales):g}{lowest} of the "
+                "learning rate"
             )
         self.say(
             f"{epochs} epochs of {steps} steps with {recipe.batch_size} images"

@@ -13,19 +13,21 @@ _COLOURS = np.array(
     [[2, -1, -1], [-1, 2, -1], [-1, -1, 2], [1.5, 1.5, -1.5]], "float32"
 )
 CLASSES = len(_COLOURS)
+NAMES = ("red", "green", "blue", "yellow")
 
 
-def draw(contents: np.ndarray, seed: int) -> np.ndarray:
-    """Images `(number, SIZE, SIZE, 3)` with a square under noise in each quadrant.
+def draw(contents: np.ndarray, seed: int, size: int = SIZE) -> np.ndarray:
+    """Images `(number, size, size, 3)` with a square under noise in each quadrant.
 
     Args:
         contents: int `(number, 4)`. The class of each square, in rows from the top
             left; -1 for a grey one, darker or brighter.
         seed: of the noise and the greys.
+        size: height and width of an image, in pixels.
     """
     rng = np.random.default_rng(seed)
-    images = rng.normal(0, 0.4, (len(contents), SIZE, SIZE, 3)).astype("float32")
-    side = SIZE // 2
+    images = rng.normal(0, 0.4, (len(contents), size, size, 3)).astype("float32")
+    side = size // 2
     margin = side // 8
     for image, squares in zip(images, contents, strict=True):
         for quadrant, label in enumerate(squares):
@@ -37,25 +39,35 @@ def draw(contents: np.ndarray, seed: int) -> np.ndarray:
     return images
 
 
-def pictures(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pictures(
+    number: int, seed: int, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images of one coloured square and three grey ones, classes, and quadrants."""
     rng = np.random.default_rng(seed)
     classes = rng.integers(0, CLASSES, number)
     places = rng.integers(0, 4, number)
     contents = np.full((number, 4), -1)
     contents[np.arange(number), places] = classes
-    return draw(contents, seed), classes, places
+    return draw(contents, seed, size), classes, places
 
 
-def colourful(number: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def colourful(
+    number: int, seed: int, size: int = SIZE
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images of a square of each class, one class of each, and its quadrant."""
     rng = np.random.default_rng(seed)
     contents = rng.permuted(np.tile(np.arange(CLASSES), (number, 1)), axis=1)
     places = rng.integers(0, 4, number)
-    return draw(contents, seed), contents[np.arange(number), places], places
+    return draw(contents, seed, size), contents[np.arange(number), places], places
 
 
-def trained(family: str, epochs: int = 6, number: int = 512, **arguments: Any) -> Any:
+def trained(
+    family: str,
+    epochs: int = 6,
+    number: int = 512,
+    size: int = SIZE,
+    **arguments: Any,
+) -> Any:
     """A small model of a family that says which classes are in a picture.
 
     There are none to four, so that no amount of one is the usual: a model that always
@@ -67,7 +79,7 @@ def trained(family: str, epochs: int = 6, number: int = 512, **arguments: Any) -
     labels = (contents[:, :, np.newaxis] == np.arange(CLASSES)).any(axis=1)
     model: Any = build_small(
         family,
-        (SIZE, SIZE, 3),
+        (size, size, 3),
         classes=CLASSES,
         classifier_activation="sigmoid",
         **arguments,
@@ -76,7 +88,7 @@ def trained(family: str, epochs: int = 6, number: int = 512, **arguments: Any) -
         keras.optimizers.AdamW(3e-3, weight_decay=0.01), "binary_crossentropy"
     )
     model.fit(
-        draw(contents, seed=0),
+        draw(contents, seed=0, size=size),
         labels.astype("float32"),
         batch_size=32,
         epochs=epochs,

@@ -18,28 +18,41 @@ from tests.small_models import FAMILIES, build_small, metaformer
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 #: One of each kind of graph, for CI.
 REPRESENTATIVES = ("resmlp", "poolformerv2")
-#: Families whose late maps do not always say where their evidence came from, as was
-#: measured (`docs/explain.md`), and the methods of which that was seen.
+#: Where a family is not taught by 512 pictures of 128 pixels: the hybrids do not learn
+#: the task from these, nor does gMLP's matrix over all tokens to go by the place alone;
+#: FFNet has the size it is made for, at which its kernels do not cover the map shown.
+TRAINING: dict[str, dict[str, int]] = {
+    "gmlp": {"number": 2048, "epochs": 6},
+    "poolformer_hybrids": {"number": 2048, "epochs": 6},
+    "ffnet": {"size": 256},
+}
+#: What does not find the place in 95 % of the pictures, as was measured
+#: (`docs/explain.md`): maps of both signs, masked images, attention over the whole map.
 NOT_ALWAYS: dict[str, tuple[str, ...]] = {
     "mlp_mixer": ("layer_cam",),
-    "gmlp": tuple(METHODS),
-    "ffnet": tuple(METHODS),
+    "gmlp": ("grad_cam_plus_plus", "layer_cam", "score_cam", "eigen_cam"),
+    "ffnet": ("grad_cam_plus_plus", "layer_cam"),
     "poolformer_hybrids": tuple(METHODS),
 }
 
 
-def pointing_games(family: str, epochs: int) -> dict[str, float]:
+def pointing_games(family: str) -> dict[str, float]:
     """How often the largest value is in the right quadrant, by the method.
 
     Among squares of all classes, or among grey ones where a method has no class of its
     own, or runs the model on what is left of the image.
     """
-    probe = Probe(quadrants.trained(family, epochs))
+    training = {"epochs": 8, **TRAINING.get(family, {})}
+    probe = Probe(quadrants.trained(family, **training))
+    size = training.get("size", quadrants.SIZE)
     found = {}
     for method in METHODS:
         alone = method in ("score_cam", "eigen_cam")
-        drawn = quadrants.pictures(40, 9) if alone else quadrants.colourful(40, 8)
-        images, classes, places = drawn
+        # Other pictures than those by which the default layers were chosen.
+        draw, seed = (
+            (quadrants.pictures, 1009) if alone else (quadrants.colourful, 1008)
+        )
+        images, classes, places = draw(40, seed, size)
         maps = grad_cam(probe, images, list(classes), method=method, batch_size=40)
         found[method] = float((quadrants.quadrants_of(maps.maps) == places).mean())
     return found
@@ -48,19 +61,35 @@ def pointing_games(family: str, epochs: int) -> dict[str, float]:
 @pytest.mark.one_backend  # Gradients are compared on each.
 @pytest.mark.parametrize("family", REPRESENTATIVES)
 def test_the_deciding_quadrant_is_found(family):
-    found = pointing_games(family, epochs=8)
+    found = pointing_games(family)
     assert min(found.values()) >= 0.95, found
 
 
 @pytest.mark.large
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_deciding_quadrant_is_found_in_every_family(family):
-    found = pointing_games(family, epochs=8)
+    found = pointing_games(family)
     known = NOT_ALWAYS.get(family, ())
     sure = {method: share for method, share in found.items() if method not in known}
     assert min(sure.values(), default=1) >= 0.95, found
     # Chance is a quarter.
     assert max(found.values()) >= 0.7, found
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [
+        ("convformer", "stage_3"),
+        ("caformer", "stage_3"),
+        ("ffnet", "stage_2"),
+        ("mlp_mixer", "block_0"),
+    ],
+)
+def test_the_default_layer_is_the_last_that_keeps_evidence_in_its_place(family, layer):
+    model = build_small(family)
+    assert CAM(model).layer == layer
+    assert CAM(km.fold(model)).layer == layer
 
 
 def convolutional() -> Any:
