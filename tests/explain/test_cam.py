@@ -66,6 +66,7 @@ def test_the_deciding_quadrant_is_found(family):
 
 
 @pytest.mark.large
+@pytest.mark.one_backend  # As above.
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_deciding_quadrant_is_found_in_every_family(family):
     found = pointing_games(family)
