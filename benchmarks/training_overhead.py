@@ -79,9 +79,7 @@ def _train(
     import numpy as np
 
     import keras_metaformer as km
-    from keras_metaformer.training.memory import share_one_arena
 
-    share_one_arena()  # As `keras-metaformer train` does.
     times = [time.perf_counter()]
 
     class Clock(keras.callbacks.Callback):

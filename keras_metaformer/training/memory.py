@@ -5,9 +5,6 @@ import sys
 
 import keras
 
-#: `M_ARENA_MAX` of glibc's malloc.h.
-_ARENA_MAX = -8
-
 
 def memory() -> str:
     """The most memory that this process has taken so far, in words."""
@@ -44,21 +41,6 @@ def peak_bytes() -> tuple[int, str]:
     return peak * (1 if sys.platform == "darwin" else 1024), ""
 
 
-def share_one_arena() -> None:
-    """Have all threads of this process take memory from one place, on torch.
-
-    For programs that train and do little else, to be called before training: it holds
-    for the whole process. glibc gives each thread an arena of its own, and what the
-    thread that reads the batches has freed is of no use to the one that trains.
-
-    Seen with: glibc 2.36.
-    Gain: ConvFormerS18, batches of 16, on torch: from 1.08 of a bare step's memory to
-    1.05.
-    """
-    if keras.backend.backend() == "torch":
-        _call_glibc("mallopt", _ARENA_MAX, 1)
-
-
 def give_back_freed_memory() -> None:
     """Have the C library hand freed memory back to the system, where it is glibc.
 
@@ -66,15 +48,10 @@ def give_back_freed_memory() -> None:
     pieces between others that are not, where the maps of the next epoch do not fit.
 
     Seen with: glibc 2.36.
-    Gain: ConvFormerS18, batches of 8, on torch: from 1.11 of a bare step's memory to
-    1.07.
+    Gain: ConvFormerS18 on torch: from 1.11 of a bare step's memory to 1.07 in batches
+    of 8, nothing in batches of 16.
     """
-    _call_glibc("malloc_trim", 0)
-
-
-def _call_glibc(name: str, *arguments: int) -> None:
-    """Calls a function that glibc has and other C libraries lack."""
     if sys.platform == "linux":
-        function = getattr(ctypes.CDLL(None), name, None)
-        if function is not None:
-            function(*arguments)
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

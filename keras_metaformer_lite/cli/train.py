@@ -219,11 +219,9 @@ def train(
     import keras_metaformer
     from keras_metaformer.training.checkpoint import CheckpointError
     from keras_metaformer.training.distribution import ProcessLost
-    from keras_metaformer.training.memory import share_one_arena
     from keras_metaformer.training.run import TrainingDiverged
     from keras_metaformer_lite.weights.download import DownloadError
 
-    share_one_arena()  # The process is the command's own.
     try:
         result = keras_metaformer.train(
             data,
