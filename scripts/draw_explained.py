@@ -16,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from PIL import Image
 
 import keras_metaformer as km
 from keras_metaformer.data.digits import load_digits
@@ -121,7 +122,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="on the digits")
     parser.add_argument("--only", choices=["cams"], help="this picture alone")
     arguments = parser.parse_args()
-    _cams().save(FOLDER / "explain_cams.png")
+    cams = FOLDER / "explain_cams.png"
+    _cams().save(cams)
+    # Noise is large in a PNG of all colours.
+    Image.open(cams).convert("RGB").quantize(256, kmeans=3).save(cams, optimize=True)
     if arguments.only:
         return
     epochs = arguments.epochs
