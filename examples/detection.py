@@ -62,7 +62,10 @@ def mean_average_precision(model: Any, scenes: Scenes) -> float:
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    found = model.predict(scenes.images.astype("float32"), verbose=0)
+    # On TensorFlow KerasHub's choice of boxes wants batches of one size.
+    images = scenes.images.astype("float32")
+    batch = next(size for size in range(40, 0, -1) if len(images) % size == 0)
+    found = model.predict(images, batch_size=batch, verbose=0)
     truth, guesses = [], []
     for image in range(len(scenes.images)):
         for box, label in zip(scenes.boxes[image], scenes.labels[image], strict=True):
