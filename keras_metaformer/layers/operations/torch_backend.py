@@ -1,6 +1,5 @@
 """Operations for torch, which runs each by itself: few of them, and no copies."""
 
-import functools
 import math
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from keras_metaformer.layers.tracing import constant
 from keras_metaformer_lite import processor
 
 
@@ -100,9 +100,6 @@ _ONE_DNN_PAYS_FROM = 2_000_000
 
 def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
     """Whether a product is oneDNN's, which knows no gradients."""
-    # Compiled, it gave wrong numbers (docs/project/tried.md).
-    if torch.compiler.is_compiling():
-        return False
     if torch.is_grad_enabled() or not _prefers_one_dnn():
         return False
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
@@ -112,6 +109,8 @@ def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
     rows = math.prod(inputs.shape[:-1])
     if rows == 1 or rows * kernel.numel() < _ONE_DNN_PAYS_FROM:
         return False
+    if torch.compiler.is_compiling():
+        return not torch.compiler.is_exporting()
     # Not where more than the numbers is asked for.
     plain = _is_plain(inputs) and _is_plain(kernel)
     return plain and not torch.is_autocast_enabled("cpu")
@@ -125,7 +124,7 @@ def _is_plain(tensor: Any) -> bool:
     )
 
 
-@functools.cache
+@constant
 def _prefers_one_dnn() -> bool:
     """Whether torch's oneDNN multiplies faster than its MKL: on processors of AMD.
 
@@ -146,7 +145,26 @@ def _prefers_one_dnn() -> bool:
 
 
 def _one_dnn_product(inputs: Any, kernel: Any, bias: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return torch.ops.keras_metaformer.dense(inputs, kernel, bias)
+    return _run_one_dnn_product(inputs, kernel, bias)
+
+
+def _run_one_dnn_product(inputs: Any, kernel: Any, bias: Any) -> Any:
     return torch.ops.mkldnn._linear_pointwise(inputs, kernel.t(), bias, "none", [], "")
+
+
+# As an operation of its own, torch's compiler leaves the kernel as it is; in oneDNN's
+# it would turn it at each call.
+_LIBRARY = torch.library.Library("keras_metaformer", "FRAGMENT")
+_LIBRARY.define("dense(Tensor inputs, Tensor kernel, Tensor? bias) -> Tensor")
+_LIBRARY.impl("dense", _run_one_dnn_product, "CPU")
+
+
+@torch.library.register_fake("keras_metaformer::dense", lib=_LIBRARY)
+def _shape_of_product(inputs: Any, kernel: Any, bias: Any) -> Any:
+    del bias
+    return inputs.new_empty((*inputs.shape[:-1], kernel.shape[-1]))
 
 
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:
