@@ -10,6 +10,13 @@ import pytest
 # Read when Keras is imported, so set before any test module is.
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if _held_down_to := os.environ.get("ATEN_CPU_CAPABILITY"):
+    # torch reads its cache of compiled models without regard to this setting: one made
+    # for AVX-512 gave NaN when held down to AVX2 (torch 2.13, docs/project/tried.md).
+    os.environ.setdefault(
+        "TORCHINDUCTOR_CACHE_DIR",
+        os.path.join(tempfile.gettempdir(), f"torchinductor_{_held_down_to}"),
+    )
 # The user's keras.json and weight cache neither steer the tests nor are touched.
 _home = tempfile.TemporaryDirectory(prefix="keras-metaformer-tests-")
 os.environ["KERAS_HOME"] = _home.name

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 from typing import Any
 
 import keras
@@ -33,6 +34,19 @@ every_family = pytest.mark.parametrize(
 TIED_TO_A_SIZE = ("poolformer_hybrids", "randformer", "mlp_mixer", "resmlp", "gmlp")
 #: Where the smallest variant lacks what makes the family.
 _TYPICAL = {"poolformer_hybrids": "MetaFormerPPAAS12"}
+
+
+def opposites(number: int, *pairs: tuple[Any, Any]) -> list[tuple[Any, ...]]:
+    """Two of the combinations of four pairs, which differ in each of them.
+
+    Numbers 0 to 3 give half of all combinations; any three of the pairs meet there in
+    each of theirs, so that few runs show what a setting does beside the others.
+    """
+    even = [row for row in itertools.product((0, 1), repeat=4) if sum(row) % 2 == 0]
+    return [
+        tuple(pair[value] for pair, value in zip(pairs, row, strict=True))
+        for row in (even[number % 4], even[-1 - number % 4])
+    ]
 
 
 def smallest(family: str) -> families.Variant:

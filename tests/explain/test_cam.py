@@ -1,5 +1,6 @@
 """Class activation maps find what was planted."""
 
+import itertools
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ from keras_metaformer.explain.cam import METHODS, as_map
 from keras_metaformer.explain.heat_maps import resized
 from tests.explain import quadrants
 from tests.layer_checks import randomize, to_numpy
-from tests.small_models import FAMILIES, build_small, metaformer
+from tests.small_models import FAMILIES, build_small, metaformer, opposites
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 #: One of each kind of graph, for CI.
@@ -280,37 +281,41 @@ def test_errors():
         grad_cam(metaformer(), [], 0)
 
 
+#: What a map may depend on, beside family and method.
+PRECISIONS, BATCHES, FOLDED = ("float32", "mixed_bfloat16"), (1, 8), (False, True)
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize("method", ["grad_cam", "eigen_cam"])
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("dtype", PRECISIONS)
 def test_every_precision_folded_and_not_at_any_size_and_batch(method, dtype):
-    check_forms("convformer", method, dtype, sizes=(64, 96))
+    for form in itertools.product((64, 96), BATCHES, FOLDED):
+        check_form("convformer", method, dtype, *form)
 
 
 @pytest.mark.large
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-def test_every_family_in_every_form(family, dtype):
-    for method in METHODS:
-        check_forms(family, method, dtype, sizes=(224, 256))
+def test_every_family_and_method_in_many_forms(family):
+    for number, method in enumerate(METHODS, FAMILIES.index(family)):
+        for form in opposites(number, PRECISIONS, (224, 256), BATCHES, FOLDED):
+            check_form(family, method, *form)
 
 
-def check_forms(family: str, method: str, dtype: str, sizes: tuple[int, ...]) -> None:
-    for size in sizes:
-        model = build_small(family, (size, size, 3), dtype=dtype)
-        randomize(model)
-        for form in (model, km.fold(model)):
-            for batch in (1, 8):
-                images = np.random.default_rng(batch).normal(
-                    size=(batch, size, size, 3)
-                )
-                found = grad_cam(form, images.astype("float32"), 3, method=method)
-                assert found.maps.shape == (batch, size, size)
-                assert np.isfinite(found.coarse).all()
-                # Of random weights nothing may speak for a class: the map is 0 then.
-                largest = found.maps.max(axis=(1, 2))
-                coarse = found.coarse.max(axis=(1, 2))
-                assert (largest <= 1).all() and ((largest > 0) == (coarse > 0)).all()
+def check_form(
+    family: str, method: str, dtype: str, size: int, batch: int, folded: bool
+) -> None:
+    model = build_small(family, (size, size, 3), dtype=dtype)
+    randomize(model)
+    if folded:
+        model = km.fold(model)
+    images = np.random.default_rng(batch).normal(size=(batch, size, size, 3))
+    found = grad_cam(model, images.astype("float32"), 3, method=method)
+    assert found.maps.shape == (batch, size, size)
+    assert np.isfinite(found.coarse).all()
+    # Of random weights nothing may speak for a class: the map is 0 then.
+    largest = found.maps.max(axis=(1, 2))
+    coarse = found.coarse.max(axis=(1, 2))
+    assert (largest <= 1).all() and ((largest > 0) == (coarse > 0)).all()
 
 
 def test_a_function_of_outputs_may_use_any_operation():

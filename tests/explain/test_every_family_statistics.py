@@ -9,7 +9,7 @@ import pytest
 import keras_metaformer as km
 from tests.golden import explained
 from tests.layer_checks import randomize
-from tests.small_models import FAMILIES, build_small, smallest
+from tests.small_models import FAMILIES, build_small, opposites, smallest
 
 OTHER_SIZE = (96, 64, 3)
 
@@ -87,18 +87,22 @@ def test_results_agree_across_backends(name):
 
 
 @pytest.mark.large
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("shape", [(64, 64, 3), OTHER_SIZE])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_at_every_size_batch_and_precision_folded_and_not(family, shape, batch, dtype):
-    model = build_small(family, shape, dtype=dtype)
-    randomize(model)
-    images = np.random.default_rng(0).normal(size=(batch, *shape)).astype("float32")
-    for each in (model, km.fold(model)):
-        found = _results(each, images)
-        assert set(found) == _has_by_name(family)
-        _check(found, images)
+def test_in_many_sizes_batches_and_precisions_folded_and_not(family):
+    first = FAMILIES.index(family)
+    sizes, batches = ((64, 64, 3), OTHER_SIZE), (1, 8)
+    precisions, folded = ("float32", "mixed_bfloat16"), (False, True)
+    for number in (first, first + 1):
+        forms = opposites(number, sizes, batches, precisions, folded)
+        for shape, batch, dtype, fold in forms:
+            model = build_small(family, shape, dtype=dtype)
+            randomize(model)
+            if fold:
+                model = km.fold(model)
+            images = np.random.default_rng(0).normal(size=(batch, *shape))
+            found = _results(model, images.astype("float32"))
+            assert set(found) == _has_by_name(family)
+            _check(found, images)
 
 
 @pytest.mark.large
