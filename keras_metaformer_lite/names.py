@@ -26,6 +26,11 @@ def question(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(near)}?" if near else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """`"1 image"`, `"2,000 images"`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def find_model_name(name: str, known: Iterable[str]) -> str:
     """The known model that is meant, upper and lower case and underscores ignored.
 

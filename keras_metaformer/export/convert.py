@@ -7,6 +7,7 @@ model is saved, and a child process (`child.py`) loads and converts it there.
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -37,7 +38,7 @@ class Maker:
 
 MAKERS = {
     "tflite": Maker("tensorflow", "export"),
-    "onnx": Maker("tensorflow", "onnx"),
+    "onnx": Maker("tensorflow", "onnx,tensorflow"),
     "tf_saved_model": Maker("tensorflow", "tensorflow"),
     # Keras' OpenVINO backend would fix the batch in attention.
     "openvino": Maker("tensorflow", "tensorflow,openvino"),
@@ -72,11 +73,18 @@ def run_on_its_backend(
         The path of the result, in the folder.
 
     Raises:
-        ExportError: if the model cannot be converted.
+        ExportError: if the model cannot be converted, or its converter's backend is
+            not installed.
     """
     maker = MAKERS[request["form"]]
     if keras.backend.backend() == maker.backend:
         return convert_here(model, request, folder)
+    install = f"pip install 'keras-metaformer[{maker.extra}]'"
+    if importlib.util.find_spec(maker.backend) is None:
+        raise ExportError(
+            f"The conversion to {request['form']!r} runs in a child process on the "
+            f"{maker.backend!r} backend, which is not installed here: {install}"
+        )
     model.save(folder / "model.keras")
     request = {**request, "modules": _modules(model)}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
@@ -101,8 +109,8 @@ def run_on_its_backend(
         raise ExportError(
             f"The conversion runs in a child process on the {maker.backend!r} backend, "
             f"which ended with status {child.returncode}. That must be installed "
-            f"(`pip install keras-metaformer[{maker.extra}]`), and classes of your own "
-            "be importable there. The child's last words:\n"
+            f"({install}), and classes of your own be importable there. The child's "
+            "last words:\n"
             f"{child.stderr[-2000:]}\nReceived: model={model.name!r}"
         )
     return folder / said["result"]

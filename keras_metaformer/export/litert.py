@@ -23,6 +23,7 @@ from keras_metaformer_lite.litert import files
 from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 from keras_metaformer_lite.litert.metadata import add_metadata, check_transform
+from keras_metaformer_lite.names import counted
 
 #: What the output may differ from Keras, as a part of Keras' largest output.
 TOLERANCES = {None: 1e-4, "float16": 2e-2, "dynamic": 1e-1, "int8": 5e-1}
@@ -170,7 +171,7 @@ def to_litert(
             content, temporary, model, options, compared, check_gpu, latency_runs
         )
         result.path, result.quantize = str(path), quantize
-        result.images = f"{len(compared)} images, {source}"
+        result.images = f"{counted(len(compared), 'image')}, {source}"
         result.tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
         result.largest_activation = largest
         result.float16_headroom = measure.FLOAT16_MAXIMUM / max(largest, 1e-30)

@@ -22,6 +22,7 @@ from keras_metaformer.training.checkpoint import (
     write_state,
 )
 from keras_metaformer.training.distribution import Agreement, Engine
+from keras_metaformer_lite.names import counted
 
 
 class Batches(Protocol):
@@ -61,7 +62,9 @@ class TrainingStopped(Exception):
     """
 
     def __init__(self, reason: str, epoch: int, step: int) -> None:
-        super().__init__(f"Stopped ({reason}) in epoch {epoch + 1} after {step} steps")
+        super().__init__(
+            f"Stopped ({reason}) in epoch {epoch + 1} after {counted(step, 'step')}"
+        )
         self.reason, self.epoch, self.step = reason, epoch, step
 
 

@@ -53,6 +53,7 @@ from keras_metaformer_lite.data.augmentation import Augmentation
 from keras_metaformer_lite.data.batches import EvaluationBatches, TrainingBatches
 from keras_metaformer_lite.data.checks import SourceReport, check_sources
 from keras_metaformer_lite.data.sources import Source, open_source, split_source
+from keras_metaformer_lite.names import counted
 from keras_metaformer_lite.weights import catalogue
 
 DEFAULT_MODEL = "CAFormerS18"
@@ -490,7 +491,8 @@ class _Run:
                 "learning rate"
             )
         self.say(
-            f"{epochs} epochs of {steps} steps with {recipe.batch_size} images"
+            f"{counted(epochs, 'epoch')} of {counted(steps, 'step')} with "
+            f"{counted(recipe.batch_size, 'image')}"
             + (f", {recipe.accumulate} steps an update" * (recipe.accumulate > 1))
             + f"; recipe {recipe.name}, peak learning rate {recipe.learning_rate:.3g}"
         )

@@ -17,6 +17,7 @@ from keras_metaformer_lite.cli.output import (
     stop,
     table,
 )
+from keras_metaformer_lite.names import counted
 
 _SHOWN = 20
 
@@ -104,7 +105,7 @@ def open_chosen(chosen: str, weights: str | None) -> Any:
 
 
 def _print(found: Any) -> None:
-    say(f"{found.images:,} images")
+    say(counted(found.images, "image"))
     rows = table("", "right", "of all", numbers=("right", "of all"))
     rows.add_row("first answer", f"{found.top1:,}", f"{found.accuracy:.2%}")
     rows.add_row("in five", f"{found.top5:,}", f"{found.top5_accuracy:.2%}")

@@ -16,6 +16,7 @@ from keras_metaformer_lite.cli.chosen import chosen_classifier, chosen_target
 from keras_metaformer_lite.cli.evaluate import open_chosen
 from keras_metaformer_lite.cli.output import FAILED, USAGE, complain, say, stop
 from keras_metaformer_lite.data.predicted import as_table, table_row
+from keras_metaformer_lite.names import counted
 
 Format = enum.StrEnum("Format", "jsonl csv parquet")
 
@@ -198,12 +199,12 @@ def _predict_with_ray(
     count = found["images"] + found["unreadable"]
     rate = f", {count / found['seconds']:.4g} images/s" if count else ""
     say(
-        f"{count:,} images in {found['seconds']:.3g} s{rate}: {output}/predictions and "
-        f"{output}/unreadable",
+        f"{counted(count, 'image')} in {found['seconds']:.3g} s{rate}: "
+        f"{output}/predictions and {output}/unreadable",
         error=True,
     )
     if found["unreadable"]:
-        say(f"{found['unreadable']:,} images could not be read", error=True)
+        say(f"{counted(found['unreadable'], 'image')} could not be read", error=True)
         raise typer.Exit(FAILED)
 
 
@@ -328,5 +329,5 @@ def _report(lost: list[tuple[str, str]], path: Path | None) -> None:
         complain(f"{name}: {reason}")
     if lost:
         where = "" if path is None else f": they are in {path}"
-        say(f"{len(lost)} images could not be read{where}", error=True)
+        say(f"{counted(len(lost), 'image')} could not be read{where}", error=True)
         raise typer.Exit(FAILED)

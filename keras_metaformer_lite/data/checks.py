@@ -12,6 +12,7 @@ import numpy as np
 from keras_metaformer_lite.data.errors import DataError
 from keras_metaformer_lite.data.sources import Source, some
 from keras_metaformer_lite.data.worker_pool import WorkerPool
+from keras_metaformer_lite.names import counted
 
 #: More unreadable images than this part of all are an error.
 LARGEST_UNREADABLE = 0.01
@@ -92,7 +93,7 @@ def check_sources(
         if unreadable:
             names = [name for name, _ in unreadable]
             warnings.append(
-                f"{len(unreadable)} images cannot be read and are left out: "
+                f"Left out, as unreadable: {counted(len(unreadable), 'image')}, "
                 f"{some(names)}. The first: {unreadable[0][1]}"
             )
         if len(parts) == 2:
@@ -100,8 +101,8 @@ def check_sources(
         if duplicates:
             pairs = [f"{one} = {other}" for one, other in duplicates]
             warnings.append(
-                f"{len(duplicates)} images are in training and in validation, whose "
-                f"accuracy says too much then: {some(pairs)}"
+                f"In training and in validation, whose accuracy says too much then: "
+                f"{counted(len(duplicates), 'image')}, {some(pairs)}"
             )
     counts = _counts(parts)
     for part, name in enumerate(("training", "validation")[: len(parts)]):

@@ -46,7 +46,7 @@ def test_export(small_model, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert "float16" in result.output
-    assert json.loads(report.read_text())["images"].startswith("1 images")
+    assert json.loads(report.read_text())["images"].startswith("1 image,")
     runner = LiteRTModel(path)
     assert runner.labels is not None
     assert runner.labels[0] == "aa"

@@ -286,7 +286,7 @@ def test_the_same_image_in_both_parts(folder, tmp_path):
         open_source(folder), open_source(tmp_path / "other", class_names=names)
     )
     assert report.duplicates == [(str(folder / "cat" / "1.png"), str(again))]
-    assert "1 images are in training and in validation" in report.warnings[0]
+    assert "says too much then: 1 image, " in report.warnings[0]
     assert "Classes without an image in validation: 'dog', 'emu'" in report.warnings[1]
 
 
@@ -305,7 +305,7 @@ def test_unreadable_images_are_named_and_left_out(workers, tmp_path):
     assert len(report.training) == 149
     assert str(broken) not in map(report.training.name, range(149))
     assert report.counts == {"a": (74, 0), "b": (75, 0)}
-    assert "1 images cannot be read and are left out" in report.warnings[0]
+    assert "Left out, as unreadable: 1 image, " in report.warnings[0]
     assert str(broken) in report.warnings[0]
     (tmp_path / "b" / "005.png").write_bytes(b"")
     with pytest.raises(

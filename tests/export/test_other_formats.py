@@ -1,5 +1,6 @@
 """ONNX and SavedModel files give what the model gives, and replace nothing else."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -258,6 +259,22 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.Model, "export", fail)
     with pytest.raises(ExportError, match="no such operation"):
         to_onnx(model, tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_converter_whose_backend_is_not_installed(tmp_path, monkeypatch):
+    # Of the three forms at least two are made on another backend than this one.
+    forms = {"onnx": to_onnx, "pt2": to_pt2, "stablehlo": to_stablehlo}
+    here = keras.backend.backend()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for form, export in forms.items():
+        maker = convert.MAKERS[form]
+        if maker.backend == here:
+            continue
+        with pytest.raises(ExportError) as found:
+            export(tiny_model(), tmp_path / "model")
+        assert f"{maker.backend!r} backend, which is not installed" in str(found.value)
+        assert f"keras-metaformer[{maker.extra}]" in str(found.value)
     assert list(tmp_path.iterdir()) == []
 
 
