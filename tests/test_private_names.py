@@ -19,7 +19,7 @@ PACKAGE = Path(km.__file__).parent
 PACKAGES = (PACKAGE, PACKAGE.parent / "keras_metaformer_lite")
 
 LAYER = {"_flatten_layers", "_inbound_nodes", "_remat_mode"}
-MODEL = {"_nodes_by_depth", "_run_through_graph"}
+MODEL = {"_clear_losses", "_nodes_by_depth", "_run_through_graph"}
 TENSOR = {"_keras_history"}
 BATCH_NORM = {"_moments", "_reduction_axes"}
 TENSORFLOW_MODEL = {"_maybe_symbolic_build"}
@@ -54,6 +54,7 @@ STANDARD_LIBRARY = {"_exit"}
 UNSEEN = {
     "_backend_increment_gradient_accumulators",
     "_backend_update_step",
+    "_clear_losses",
     "_maybe_symbolic_build",
     "_moments",
     "_run_through_graph",

@@ -39,13 +39,9 @@ _override: ContextVar[bool | None] = ContextVar("fast_paths", default=None)
 # torch.compile cannot trace a context variable: it takes what it finds there when it
 # compiles.
 @taken_as_given
-def _overridden() -> bool | None:
-    return _override.get()
-
-
 def enabled() -> bool:
     """Whether layers may take their fast paths."""
-    overridden = _overridden()
+    overridden = _override.get()
     return _enabled if overridden is None else overridden
 
 

@@ -24,8 +24,9 @@ _STOCK = (
     keras.layers.Softmax,
 )
 
+_ON_TORCH = keras.backend.backend() == "torch"
 _HOOKS_OF_ALL_LAYERS: tuple[dict[int, Any], ...] = ()
-if keras.backend.backend() == "torch":
+if _ON_TORCH:
     from torch.nn.modules import module
 
     _HOOKS_OF_ALL_LAYERS = (
@@ -60,8 +61,7 @@ def call_inner(
     takes_training = _takes_training(kind)
     if training is not None and takes_training:
         arguments["training"] = training
-    on_torch = keras.backend.backend() == "torch"
-    if on_torch and _has_hooks(layer):
+    if _ON_TORCH and _has_hooks(layer):
         # A hook may keep what goes in and what comes out: neither is overwritten.
         arguments.pop("overwrite", None)
         return keras.tree.map_structure(keras.ops.copy, layer(inputs, **arguments))
@@ -73,7 +73,7 @@ def call_inner(
             return outputs
     if kind is keras.layers.Dense:
         return _dense(layer, inputs)
-    if not on_torch:
+    if not _ON_TORCH:
         return layer(inputs, **arguments)
     if training is None and takes_training:
         return layer(inputs, **arguments)  # Keras knows whether this is training.

@@ -18,6 +18,15 @@ def taken_as_given(function: _Function) -> _Function:
     return torch.compiler.assume_constant_result(function)
 
 
+def is_compiling() -> bool:
+    """Whether `torch.compile` traces this call."""
+    if keras.backend.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
 def constant(function: _Function) -> _Function:
     """`functools.cache`, which `torch.compile` takes at its word.
 

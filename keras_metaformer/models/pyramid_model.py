@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
-from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers import fast_paths, tracing
 from keras_metaformer.layers.configured_layer import ConfiguredLayer
 from keras_metaformer.layers.inner_call import call_inner
 from keras_metaformer.models.nodes import nodes_of, output_in
@@ -17,6 +17,20 @@ from keras_metaformer_lite.description import ImageDescription
 
 _COMPILE = inspect.signature(keras.Model.compile)
 _DESCRIPTION = "_image_description"
+
+
+@tracing.taken_as_given
+def _may_have_losses(model: keras.Model) -> bool:
+    """Whether a call may leave losses in a layer; asked once for a compiled program.
+
+    The answer depends on what the program depends on anyway: the layers' classes, and
+    that they are called past Keras (`is_prepared`).
+    """
+    return bool(model.losses) or any(
+        layer.activity_regularizer is not None
+        or type(layer).__module__.split(".")[0] not in ("keras", "keras_metaformer")
+        for layer in model._flatten_layers(include_self=False)
+    )
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -81,6 +95,11 @@ class PyramidModel(keras.Model):
             level: output_in(self, layer)
             for level, layer in pyramid_layers(self).items()
         }
+
+    def _clear_losses(self):
+        # Keras goes through all layers at each call, which torch.compile would trace.
+        if not tracing.is_compiling() or _may_have_losses(self):
+            super()._clear_losses()
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
         if mask is None and not kwargs and self._can_walk(inputs):

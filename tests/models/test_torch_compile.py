@@ -122,6 +122,21 @@ def test_a_block_that_differs_is_seen_before_and_after_compiling(images):
     _assert_same(compiled, model, images)
 
 
+def test_losses_are_those_of_the_last_call(images):
+    model = _deep()
+    compiled = _compiled(model)
+    _assert_same(compiled, model, images)
+    assert model.losses == []
+    inner = _blocks(model)[1].channel_mixing.transform.expand
+    inner.activity_regularizer = keras.regularizers.L2(0.1)
+    for _ in range(2):
+        model(images)
+        (expected,) = map(float, model.losses)
+        compiled(images)
+        assert [float(loss) for loss in model.losses] == pytest.approx([expected])
+    assert expected > 0
+
+
 @pytest.mark.large
 def test_a_hook_of_one_block_runs(images):
     model = _deep()

@@ -250,12 +250,11 @@ def gradient_barrier(outputs: Any) -> Any:
 
 def _like(inputs: Any, *weights: Any) -> list[Any]:
     """The weights as tensors of the inputs' dtype; None stays None."""
-    return [_tensor(weight, inputs.dtype) for weight in weights]
-
-
-def _tensor(weight: Any, dtype: Any) -> Any:
-    if isinstance(weight, keras.Variable):
-        weight = weight.value  # In the compute dtype, where Keras casts by itself.
-    if weight is None or weight.dtype == dtype:
-        return weight
-    return ops.convert_to_tensor(weight, dtype)
+    dtype, tensors = inputs.dtype, []
+    for weight in weights:
+        if isinstance(weight, keras.Variable):
+            weight = weight.value  # In the compute dtype, where Keras casts by itself.
+        if weight is not None and weight.dtype != dtype:
+            weight = ops.convert_to_tensor(weight, dtype)
+        tensors.append(weight)
+    return tensors
