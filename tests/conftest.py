@@ -1,6 +1,7 @@
 """Settings for every test: backend, quiet logs, a home of its own, seeds."""
 
 import gc
+import getpass
 import os
 import tempfile
 from typing import Any
@@ -11,11 +12,13 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if _held_down_to := os.environ.get("ATEN_CPU_CAPABILITY"):
-    # torch reads its cache of compiled models without regard to this setting: one made
-    # for AVX-512 gave NaN when held down to AVX2 (torch 2.13, docs/project/tried.md).
+    # torch reads its cache of compiled models without regard to this setting, and what
+    # was made for AVX-512 is wrong with AVX2 (torch 2.13, docs/project/tried.md).
     os.environ.setdefault(
         "TORCHINDUCTOR_CACHE_DIR",
-        os.path.join(tempfile.gettempdir(), f"torchinductor_{_held_down_to}"),
+        os.path.join(
+            tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}_{_held_down_to}"
+        ),
     )
 # The user's keras.json and weight cache neither steer the tests nor are touched.
 _home = tempfile.TemporaryDirectory(prefix="keras-metaformer-tests-")

@@ -18,7 +18,7 @@ import keras_metaformer as km
 PACKAGE = Path(km.__file__).parent
 PACKAGES = (PACKAGE, PACKAGE.parent / "keras_metaformer_lite")
 
-LAYER = {"_flatten_layers", "_inbound_nodes", "_remat_mode"}
+LAYER = {"_flatten_layers", "_inbound_nodes", "_layers", "_losses", "_remat_mode"}
 MODEL = {"_clear_losses", "_nodes_by_depth", "_run_through_graph"}
 TENSOR = {"_keras_history"}
 BATCH_NORM = {"_moments", "_reduction_axes"}

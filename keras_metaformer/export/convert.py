@@ -80,10 +80,12 @@ def run_on_its_backend(
     if keras.backend.backend() == maker.backend:
         return convert_here(model, request, folder)
     install = f"pip install 'keras-metaformer[{maker.extra}]'"
-    if importlib.util.find_spec(maker.backend) is None:
+    # What is in `sys.modules` may be a stand-in, which tells nothing of the child.
+    if maker.backend not in sys.modules and not importlib.util.find_spec(maker.backend):
         raise ExportError(
             f"The conversion to {request['form']!r} runs in a child process on the "
-            f"{maker.backend!r} backend, which is not installed here: {install}"
+            f"{maker.backend!r} backend, which is not installed here: {install}. "
+            f"Received: model={model.name!r}"
         )
     model.save(folder / "model.keras")
     request = {**request, "modules": _modules(model)}

@@ -48,7 +48,8 @@ def enabled() -> bool:
 def set_enabled(enabled: bool) -> None:
     """Turn all fast paths on or off, in every thread.
 
-    Inside a `switched` block, what that block says stays in force until its end.
+    What is compiled already stays as it is. Inside a `switched` block, what that block
+    says stays in force until its end.
     """
     global _enabled
     _enabled = bool(enabled)

@@ -19,18 +19,10 @@ _COMPILE = inspect.signature(keras.Model.compile)
 _DESCRIPTION = "_image_description"
 
 
-@tracing.taken_as_given
-def _may_have_losses(model: keras.Model) -> bool:
-    """Whether a call may leave losses in a layer; asked once for a compiled program.
-
-    The answer depends on what the program depends on anyway: the layers' classes, and
-    that they are called past Keras (`is_prepared`).
-    """
-    return bool(model.losses) or any(
-        layer.activity_regularizer is not None
-        or type(layer).__module__.split(".")[0] not in ("keras", "keras_metaformer")
-        for layer in model._flatten_layers(include_self=False)
-    )
+@tracing.constant
+def _adds_no_losses(kind: Any) -> bool:
+    """Whether layers of this class add losses by their regularizer alone."""
+    return kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -97,9 +89,21 @@ class PyramidModel(keras.Model):
         }
 
     def _clear_losses(self):
-        # Keras goes through all layers at each call, which torch.compile would trace.
-        if not tracing.is_compiling() or _may_have_losses(self):
+        # Keras calls each of hundreds of layers, and torch.compile would trace that.
+        if not tracing.is_compiling() or self._has_losses():
             super()._clear_losses()
+
+    def _has_losses(self) -> bool:
+        """Whether a layer has losses, or may get some from a call."""
+        layers: list[Any] = [*self._layers]
+        while layers:
+            layer = layers.pop()
+            if layer._losses or layer.activity_regularizer is not None:
+                return True
+            if not _adds_no_losses(type(layer)):
+                return True
+            layers += layer._layers
+        return False
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
         if mask is None and not kwargs and self._can_walk(inputs):

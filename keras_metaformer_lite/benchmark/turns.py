@@ -67,9 +67,13 @@ class WorkerProcess:
     ) -> None:
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - until `close`
+        # Programs of torch.compile that another process has left on the disk would take
+        # no time to compile, and may be made for other instructions than this process
+        # is to use.
+        self._compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._process = subprocess.Popen(
             command,
-            env=environment,
+            env={"TORCHINDUCTOR_CACHE_DIR": self._compiled.name, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -125,6 +129,7 @@ class WorkerProcess:
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
+        self._compiled.cleanup()
 
 
 def worker_command(module: str, *folders: Path, interpreter: str = "") -> list[str]:

@@ -101,8 +101,8 @@ def check_sources(
         if duplicates:
             pairs = [f"{one} = {other}" for one, other in duplicates]
             warnings.append(
-                f"In training and in validation, whose accuracy says too much then: "
-                f"{counted(len(duplicates), 'image')}, {some(pairs)}"
+                "The accuracy in validation comes out too high, as images are in "
+                f"training too: {counted(len(duplicates), 'image')}, {some(pairs)}"
             )
     counts = _counts(parts)
     for part, name in enumerate(("training", "validation")[: len(parts)]):

@@ -40,6 +40,25 @@ def _compare(behaviours, tmp_path, repetitions=3, timeout=30.0, **options):
     return outcomes, [line.split() for line in log.read_text().splitlines()]
 
 
+def test_each_compiles_by_itself(tmp_path):
+    program = (
+        "import json, os; input(); "
+        "print(json.dumps({'folder': os.environ['TORCHINDUCTOR_CACHE_DIR']}))"
+    )
+    folders = set()
+    for given in ({}, {}, {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}):
+        environment = dict(os.environ) | given
+        if not given:
+            environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+        worker = WorkerProcess([sys.executable, "-c", program], environment, 30)
+        folder = Path(worker.ask("turn")["folder"])
+        assert folder.is_dir()
+        worker.close()
+        assert folder.exists() == bool(given)
+        folders.add(folder)
+    assert len(folders) == 3 and tmp_path in folders
+
+
 def test_one_at_a_time_and_each_once_per_round(tmp_path):
     outcomes, log = _compare(["good"] * 3, tmp_path, repetitions=4)
     assert [name for name, what in log[:3]] == ["0", "1", "2"]

@@ -286,7 +286,7 @@ def test_the_same_image_in_both_parts(folder, tmp_path):
         open_source(folder), open_source(tmp_path / "other", class_names=names)
     )
     assert report.duplicates == [(str(folder / "cat" / "1.png"), str(again))]
-    assert "says too much then: 1 image, " in report.warnings[0]
+    assert "in training too: 1 image, " in report.warnings[0]
     assert "Classes without an image in validation: 'dog', 'emu'" in report.warnings[1]
 
 

@@ -267,6 +267,8 @@ def test_a_converter_whose_backend_is_not_installed(tmp_path, monkeypatch):
     forms = {"onnx": to_onnx, "pt2": to_pt2, "stablehlo": to_stablehlo}
     here = keras.backend.backend()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for backend in {"tensorflow", "torch", "jax"} - {here}:
+        monkeypatch.delitem(sys.modules, backend, raising=False)
     for form, export in forms.items():
         maker = convert.MAKERS[form]
         if maker.backend == here:

@@ -137,6 +137,42 @@ def test_losses_are_those_of_the_last_call(images):
     assert expected > 0
 
 
+def test_models_of_one_structure_share_a_program(images):
+    import torch
+    from torch._dynamo.testing import CompileCounter
+
+    counter = CompileCounter()
+    for _ in range(2):
+        model = _deep("poolformer")
+        compiled: Any = torch.compile(model, backend=counter, fullgraph=True)
+        _assert_same(compiled, model, images)
+    assert counter.frame_count == 1
+
+
+@pytest.mark.large
+def test_a_regularizer_that_comes_while_training_is_seen(images, monkeypatch):
+    import torch
+
+    # Without a C++ compiler, as Keras would have none.
+    compiler = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda call, **_: compiler(call, backend="eager")
+    )
+    losses = []
+    for jit_compile in (True, False):
+        keras.utils.set_random_seed(1)
+        model: Any = _deep("poolformer")
+        model.compile("sgd", "sparse_categorical_crossentropy", jit_compile=jit_compile)
+        losses.append([])
+        for step in range(4):
+            if step == 2:
+                inner = _blocks(model)[1].channel_mixing.transform.expand
+                inner.activity_regularizer = keras.regularizers.L2(1e-3)
+            losses[-1].append(float(model.train_on_batch(images, np.zeros(2))))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][2] > losses[0][1]
+
+
 @pytest.mark.large
 def test_a_hook_of_one_block_runs(images):
     model = _deep()

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.nn import functional
 
-from keras_metaformer.layers.tracing import constant
+from keras_metaformer.layers.tracing import constant, taken_as_given
 from keras_metaformer_lite import processor
 
 
@@ -102,18 +103,31 @@ def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
     """Whether a product is oneDNN's, which knows no gradients."""
     if torch.is_grad_enabled() or not _prefers_one_dnn():
         return False
+    # Not where more than the numbers is asked for.
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
+        return False
+    if torch.compiler.is_exporting() or torch.is_autocast_enabled("cpu"):
         return False
     if not _on_cpu(inputs) or {inputs.dtype, kernel.dtype} != {torch.float32}:
         return False
     rows = math.prod(inputs.shape[:-1])
-    if rows == 1 or rows * kernel.numel() < _ONE_DNN_PAYS_FROM:
-        return False
+    multiplications = rows * kernel.numel()
     if torch.compiler.is_compiling():
-        return not torch.compiler.is_exporting()
-    # Not where more than the numbers is asked for.
-    plain = _is_plain(inputs) and _is_plain(kernel)
-    return plain and not torch.is_autocast_enabled("cpu")
+        if _in_function_transform():
+            return False
+        # A number of rows that only a run will tell is taken for a small one.
+        return guard_or_false(rows != 1) and guard_or_false(
+            multiplications >= _ONE_DNN_PAYS_FROM
+        )
+    if rows == 1 or multiplications < _ONE_DNN_PAYS_FROM:
+        return False
+    return _is_plain(inputs) and _is_plain(kernel)
+
+
+# A compiled program is for those transforms that it was traced in: torch sees to that.
+@taken_as_given
+def _in_function_transform() -> bool:
+    return _FUNCTION_TRANSFORMS.peek_interpreter_stack() is not None
 
 
 def _is_plain(tensor: Any) -> bool:
@@ -154,17 +168,20 @@ def _run_one_dnn_product(inputs: Any, kernel: Any, bias: Any) -> Any:
     return torch.ops.mkldnn._linear_pointwise(inputs, kernel.t(), bias, "none", [], "")
 
 
-# As an operation of its own, torch's compiler leaves the kernel as it is; in oneDNN's
-# it would turn it at each call.
-_LIBRARY = torch.library.Library("keras_metaformer", "FRAGMENT")
-_LIBRARY.define("dense(Tensor inputs, Tensor kernel, Tensor? bias) -> Tensor")
-_LIBRARY.impl("dense", _run_one_dnn_product, "CPU")
-
-
-@torch.library.register_fake("keras_metaformer::dense", lib=_LIBRARY)
 def _shape_of_product(inputs: Any, kernel: Any, bias: Any) -> Any:
     del bias
     return inputs.new_empty((*inputs.shape[:-1], kernel.shape[-1]))
+
+
+if not hasattr(torch.ops.keras_metaformer, "dense"):  # of an earlier import
+    # As an operation of its own, torch's compiler leaves the kernel as it is; in
+    # oneDNN's it would turn it at each call.
+    _LIBRARY = torch.library.Library("keras_metaformer", "FRAGMENT")
+    _LIBRARY.define("dense(Tensor inputs, Tensor kernel, Tensor? bias) -> Tensor")
+    _LIBRARY.impl("dense", _run_one_dnn_product, "CPU")
+    torch.library.register_fake(
+        "keras_metaformer::dense", _shape_of_product, lib=_LIBRARY
+    )
 
 
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool) -> Any:

@@ -428,6 +428,49 @@ def test_products_of_one_dnn_are_compiled(products_of_one_dnn):
     _assert_near(outputs, expected, 1e-5)
 
 
+@pytest.mark.skipif(BACKEND != "torch", reason="about torch.compile")
+@pytest.mark.usefixtures("products_of_one_dnn")
+def test_compiled_products_are_for_plain_calls_too():
+    import torch
+
+    inputs, kernel = _in_dtype("float32", (4, 3, 8), (8, 5))
+    graphs = []
+
+    def backend(module, _):
+        graphs.append(str(module.graph))
+        return module
+
+    def compiled(call):
+        torch._dynamo.reset()
+        return torch.compile(call, backend=backend, fullgraph=True)
+
+    def product(each):
+        return operations.dense(each, kernel, None)
+
+    def derivative(each):
+        return torch.func.jvp(product, (each,), (each,))[1]
+
+    with torch.no_grad():
+        expected = torch.matmul(inputs, kernel)
+        _assert_near(compiled(derivative)(inputs), expected, 1e-6)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert compiled(product)(inputs).dtype == torch.bfloat16
+        # Rows that only the run tells the number of.
+        is_chosen = torch.tensor([True, False, True, True])
+        chosen = compiled(lambda x, mask: product(x[mask]))(inputs, is_chosen)
+        _assert_near(chosen, expected[is_chosen], 1e-6)
+        assert len(graphs) == 3
+        assert not any("keras_metaformer" in graph for graph in graphs)
+        _assert_near(compiled(product)(inputs), expected, 1e-6)
+    assert "keras_metaformer" in graphs[-1]
+    batch = torch.export.Dim("batch")
+    module: Any = torch.nn.Identity()
+    module.forward = product
+    with torch.no_grad():
+        program = torch.export.export(module, (inputs,), dynamic_shapes=[{0: batch}])
+    _assert_near(program.module()(inputs[:2]), expected[:2], 1e-6)
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="about torch's function transforms")
 @pytest.mark.parametrize("scaling", ["none", "residual"])
 def test_residual_sums_under_function_transforms(scaling):
