@@ -11,13 +11,14 @@ from importlib import metadata
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
-#: What decides which kernels the frameworks take.
+#: What decides which kernels the frameworks take, and which allocator.
 _VARIABLES = (
     "TF_ENABLE_ONEDNN_OPTS",
     "ONEDNN_MAX_CPU_ISA",
     "ATEN_CPU_CAPABILITY",
     "XLA_FLAGS",
     "OMP_NUM_THREADS",
+    "LD_PRELOAD",
 )
 
 
@@ -26,7 +27,7 @@ def describe_environment() -> dict[str, str | int | float | None]:
 
     `ram_gib` is the memory of the machine, `cores` what this process may use,
     `load_before` the system's load average over the last minute, `variables` those that
-    choose kernels, as a shell reads them, or empty.
+    choose kernels or the allocator, as a shell reads them, or empty.
     """
     return {
         "cpu": _processor(),

@@ -47,7 +47,7 @@ def _section(file: Path) -> str:
     ]
     for variables in dict.fromkeys(row.get("variables") for row in rows):
         if variables:
-            lines += [f"Rows with ↓: held down by `{variables}`.", ""]
+            lines += [f"Rows with ↓: run with `{variables}`.", ""]
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in _GROUP), []).append(row)
@@ -87,7 +87,7 @@ def _table(rows: list[dict]) -> list[str]:
 
 
 def _named(row: dict) -> str:
-    """The contender, marked where variables hold its machine down."""
+    """The contender, marked where variables change what it runs with."""
     return row["contender"] + (" ↓" if row.get("variables") else "")
 
 

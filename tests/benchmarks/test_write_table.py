@@ -42,7 +42,7 @@ def test_a_table(tmp_path):
     lines = page.read_text("utf-8").splitlines()
     assert "### Some Processor, 2 cores, 2026-01-02" in lines
     assert "| | CAFormerS18, batch 4 |" in lines
-    assert "Rows with ↓: held down by `ONEDNN_MAX_CPU_ISA=AVX2`." in lines
+    assert "Rows with ↓: run with `ONEDNN_MAX_CPU_ISA=AVX2`." in lines
     for mark in ("", " ↓"):
         assert any(
             line.startswith(f"| ours@jax{mark} | 200 [")
