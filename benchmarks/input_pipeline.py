@@ -98,7 +98,7 @@ def timm_epochs(folder: Path, batch: int, workers: int) -> Callable[[int], Itera
     """timm's, with the arguments of its train.py for the published script."""
     import torch
 
-    if not torch.cuda.is_available():
+    if torch.version.cuda is None:
         # The published torchvision has compiled operators for torch with CUDA. None is
         # used here, but two are asked for by name at import.
         for name in ("nms", "qnms"):

@@ -261,7 +261,7 @@ def test_references_that_are_followed_again_and_again():
 @pytest.mark.parametrize(
     ("structural", "changed", "seed"),
     [
-        (200, 200, 1),
+        (100, 100, 1),
         # An hour and a half of one core.
         pytest.param(
             20_000,

@@ -91,7 +91,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 #: Layers of Keras, or with a state, that each backend has in its own way.
 _ON_EACH_BACKEND = (
-    "mixer-per-stage",
     "mixer-own-with-sublayer",
     "norm-batch",
     "stochastic-depth",

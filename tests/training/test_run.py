@@ -104,6 +104,7 @@ def test_the_folder_of_a_run(trained):
     assert len(events) == 1 and events[0].stat().st_size > 500
 
 
+@pytest.mark.one_backend
 def test_every_command_gives_what_training_gave(trained, photographs, tmp_path):
     """The run, its best model and its `.tflite`, image by image."""
     from keras_metaformer.export import to_litert
