@@ -1,5 +1,6 @@
 import csv
 import itertools
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from PIL import Image
 
 from examples import ablations
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 @pytest.mark.one_backend
@@ -21,6 +24,12 @@ def test_a_table_is_trained_written_and_drawn(tmp_path):
     with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as file:
         found = list(csv.DictReader(file))
     assert [row["seed"] for row in found] == ["0", "1", "0", "1"]
+    (read,) = ablations.read_csv(tmp_path / "rows.csv")
+    assert [(row.table, row.form, row.parameters) for row in read] == [
+        (row.table, row.form, row.parameters) for row in rows
+    ]
+    for row, again in zip(rows, read, strict=True):
+        assert again.accuracies == pytest.approx(row.accuracies, abs=1e-4)
     ablations.draw([rows], tmp_path / "chart.png")
     with Image.open(tmp_path / "chart.png") as image:
         assert image.width > 500 and len(set(image.convert("L").tobytes())) > 20
@@ -62,3 +71,22 @@ def test_nothing_is_said_that_the_seeds_do_not_allow():
     hardly = row(0.95, 0.91, 0.93)
     assert ablations.verdict(*hardly.difference(first, 1)) == "not told apart"
     assert ablations.verdict(*row(0.1).difference(row(0.9), 1)) == "not told apart"
+
+
+@pytest.mark.backend_independent
+def test_the_page_has_the_tables_of_its_file():
+    page = (DOCS / "ablations.md").read_text("utf-8")
+    tables = ablations.read_csv(DOCS / "ablations_digits.csv")
+    assert [rows[0].table for rows in tables] == list(ablations.TABLES)
+    for rows in tables:
+        assert len(rows) == len(ablations.TABLES[rows[0].table].forms)
+        assert {len(row.accuracies) for row in rows} == {5}
+        assert ablations.text(rows) in page
+
+
+@pytest.mark.backend_independent
+def test_a_file_of_another_program_is_refused(tmp_path):
+    header = "table,form,parameters,seed,accuracy,published\n"
+    (tmp_path / "rows.csv").write_text(header + "biases,odd,1,0,0.5,\n", "utf-8")
+    with pytest.raises(ValueError, match=r"expected in .*Received: 'biases', 'odd'"):
+        ablations.read_csv(tmp_path / "rows.csv")
