@@ -8,7 +8,6 @@ it, the two are not told apart.
 
 Run: python -m examples.ablations [--tables activations scales] [--seeds 5]
      python -m examples.ablations --tables all --csv rows.csv --chart chart.png
-     python -m examples.ablations --read docs/ablations_digits.csv
 """
 
 import argparse
@@ -385,21 +384,22 @@ def read_csv(path: Path) -> list[list[Measured]]:
     Raises:
         ValueError: if the file has a table or a form that is not in `TABLES`.
     """
+    forms = {(name, form.name): form for name in TABLES for form in TABLES[name].forms}
     found: dict[tuple[str, str], list[dict[str, str]]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            found.setdefault((row["table"], row["form"]), []).append(row)
+            key = row.get("table", ""), row.get("form", "")
+            if key not in forms:
+                raise ValueError(
+                    f"A table and a form of this program were expected in {path}. "
+                    f"Received: {', '.join(map(repr, key))}"
+                )
+            found.setdefault(key, []).append(row)
     tables: dict[str, list[Measured]] = {}
     for (table, name), rows in found.items():
-        forms = TABLES[table].forms if table in TABLES else ()
-        form = next((form for form in forms if form.name == name), None)
-        if form is None:
-            raise ValueError(
-                f"A table and a form of this program were expected in {path}. "
-                f"Received: {table!r}, {name!r}"
-            )
         accuracies = tuple(float(row["accuracy"]) for row in rows)
-        measured = Measured(table, form, int(rows[0]["parameters"]), accuracies)
+        parameters = int(rows[0]["parameters"])
+        measured = Measured(table, forms[table, name], parameters, accuracies)
         tables.setdefault(table, []).append(measured)
     return list(tables.values())
 
@@ -459,17 +459,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--csv", type=Path, help="file for the rows")
-    parser.add_argument(
-        "--read", type=Path, help="a file of --csv, to print and draw and not train"
-    )
     parser.add_argument("--chart", type=Path, help="PNG for the chart")
     arguments = parser.parse_args()
-    if arguments.read:
-        tables = read_csv(arguments.read)
-        print("\n\n".join(map(text, tables)))
-        if arguments.chart:
-            draw(tables, arguments.chart)
-        return
     names = list(TABLES) if "all" in arguments.tables else arguments.tables
     measured = []
     for name in names:

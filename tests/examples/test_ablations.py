@@ -1,6 +1,5 @@
 import csv
 import itertools
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from PIL import Image
 
 from examples import ablations
-
-DOCS = Path(__file__).parents[2] / "docs"
+from scripts import draw_ablations
 
 
 @pytest.mark.one_backend
@@ -75,8 +73,9 @@ def test_nothing_is_said_that_the_seeds_do_not_allow():
 
 @pytest.mark.backend_independent
 def test_the_page_has_the_tables_of_its_file():
-    page = (DOCS / "ablations.md").read_text("utf-8")
-    tables = ablations.read_csv(DOCS / "ablations_digits.csv")
+    page = draw_ablations.PAGE.read_text("utf-8")
+    assert page == draw_ablations.wanted(), "run python -m scripts.draw_ablations"
+    tables = ablations.read_csv(draw_ablations.ROWS)
     assert [rows[0].table for rows in tables] == list(ablations.TABLES)
     for rows in tables:
         assert len(rows) == len(ablations.TABLES[rows[0].table].forms)
@@ -89,4 +88,7 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     header = "table,form,parameters,seed,accuracy,published\n"
     (tmp_path / "rows.csv").write_text(header + "biases,odd,1,0,0.5,\n", "utf-8")
     with pytest.raises(ValueError, match=r"expected in .*Received: 'biases', 'odd'"):
+        ablations.read_csv(tmp_path / "rows.csv")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n", "utf-8")
+    with pytest.raises(ValueError, match=r"expected in .*Received: '', ''"):
         ablations.read_csv(tmp_path / "rows.csv")
