@@ -13,6 +13,7 @@ Run: python -m examples.ablations [--tables activations scales] [--seeds 5]
 import argparse
 import csv
 import dataclasses
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -359,49 +360,69 @@ def text(rows: Sequence[Measured]) -> str:
 
 def write_csv(rows: Sequence[Measured], path: Path) -> None:
     """Write one row for each form and seed."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ("table", "form", "parameters", "seed", "accuracy", "published")
-        )
-        for row in rows:
-            for seed, accuracy in enumerate(row.accuracies):
-                writer.writerow(
-                    (
-                        row.table,
-                        row.form.name,
-                        row.parameters,
-                        seed,
-                        f"{accuracy:.4f}",
-                        row.form.published,
-                    )
+    path.write_text(_csv(rows), encoding="utf-8", newline="")
+
+
+def _csv(rows: Sequence[Measured]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(("table", "form", "parameters", "seed", "accuracy", "published"))
+    for row in rows:
+        for seed, accuracy in enumerate(row.accuracies):
+            writer.writerow(
+                (
+                    row.table,
+                    row.form.name,
+                    row.parameters,
+                    seed,
+                    f"{accuracy:.4f}",
+                    row.form.published,
                 )
+            )
+    return file.getvalue()
 
 
 def read_csv(path: Path) -> list[list[Measured]]:
     """Read what `write_csv` wrote, table by table.
 
     Raises:
-        ValueError: if the file has a table or a form that is not in `TABLES`.
+        ValueError: if it did not write the file so, of whole tables of this program,
+            with the same seeds for all forms of a table.
     """
-    forms = {(name, form.name): form for name in TABLES for form in TABLES[name].forms}
-    found: dict[tuple[str, str], list[dict[str, str]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            key = row.get("table", ""), row.get("form", "")
-            if key not in forms:
-                raise ValueError(
-                    f"A table and a form of this program were expected in {path}. "
-                    f"Received: {', '.join(map(repr, key))}"
-                )
-            found.setdefault(key, []).append(row)
     tables: dict[str, list[Measured]] = {}
-    for (table, name), rows in found.items():
-        accuracies = tuple(float(row["accuracy"]) for row in rows)
-        parameters = int(rows[0]["parameters"])
-        measured = Measured(table, forms[table, name], parameters, accuracies)
-        tables.setdefault(table, []).append(measured)
-    return list(tables.values())
+    try:
+        text = path.read_text(encoding="utf-8")
+        rows = list(csv.DictReader(io.StringIO(text)))
+        for name in dict.fromkeys(row["table"] for row in rows):
+            for form in TABLES[name].forms:
+                own = [
+                    row
+                    for row in rows
+                    if (row["table"], row["form"]) == (name, form.name)
+                ]
+                accuracies = tuple(float(row["accuracy"]) for row in own)
+                measured = Measured(name, form, int(own[0]["parameters"]), accuracies)
+                tables.setdefault(name, []).append(measured)
+        found = list(tables.values())
+        # Nothing more, nothing less, and in this order.
+        is_whole = bool(found) and text == _csv(
+            [row for table in found for row in table]
+        )
+        is_whole &= all(
+            len({len(row.accuracies) for row in table}) == 1 for table in found
+        )
+        is_whole &= all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(f"{_EXPECTED} Received: {path} ({error!r})") from error
+    if not is_whole:
+        raise ValueError(f"{_EXPECTED} Received: {path}")
+    return found
+
+
+_EXPECTED = (
+    "A file of `--csv` was expected: whole tables of this program, each form with the "
+    "same seeds from 0 on, and accuracies from 0 to 1."
+)
 
 
 def draw(tables: Sequence[Sequence[Measured]], path: Path) -> None:

@@ -84,11 +84,39 @@ def test_the_page_has_the_tables_of_its_file():
 
 
 @pytest.mark.backend_independent
-def test_a_file_of_another_program_is_refused(tmp_path):
-    header = "table,form,parameters,seed,accuracy,published\n"
-    (tmp_path / "rows.csv").write_text(header + "biases,odd,1,0,0.5,\n", "utf-8")
-    with pytest.raises(ValueError, match=r"expected in .*Received: 'biases', 'odd'"):
-        ablations.read_csv(tmp_path / "rows.csv")
-    (tmp_path / "rows.csv").write_text("a,b\n1,2\n", "utf-8")
-    with pytest.raises(ValueError, match=r"expected in .*Received: '', ''"):
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("table,form", "a,b"),
+        ("table,form", "\ufefftable,form"),
+        ("biases,with,", "biases,odd,"),
+        ("biases,with,", "odd,with,"),
+        ("biases,with,2,1,0.7000,83.5\n", ""),
+        ("biases,with,2,1,0.7000,83.5\n", "biases,with,2,1\n"),
+        ("biases,with,2,1,0.7000,83.5\n", "biases,with,2,1,0.7000,83.5\n" * 2),
+        ("with,2,1,", "with,2,3,"),
+        ("0.7000", "nan"),
+        ("0.7000", "70.0000"),
+        ("83.5", "12.3"),
+    ],
+)
+def test_a_file_that_was_not_written_so_is_refused(tmp_path, old, new):
+    forms = ablations.TABLES["biases"].forms
+    pairs = zip(forms, (1, 2), ((0.5, 0.6), (0.8, 0.7)), strict=True)
+    rows = [ablations.Measured("biases", *pair) for pair in pairs]
+    path = tmp_path / "rows.csv"
+    ablations.write_csv(rows, path)
+    assert ablations.read_csv(path) == [rows]
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), "utf-8")
+    with pytest.raises(ValueError, match=r"whole tables .* Received: .*rows\.csv"):
+        ablations.read_csv(path)
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize("content", [b"", b"table,form\n", "\xfc".encode("utf-16")])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "rows.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"whole tables .* Received: .*rows\.csv"):
         ablations.read_csv(tmp_path / "rows.csv")
