@@ -15,6 +15,9 @@ import keras
 import nbformat
 import numpy as np
 import pytest
+import tree_sitter
+import tree_sitter_kotlin
+import tree_sitter_swift
 import typer
 from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
@@ -49,8 +52,10 @@ ON_EACH_BACKEND = ("README",)
 #: The models that the pages use.
 USED = ("CAFormerS18", "ConvFormerS18")
 SHELL = ("sh", "shell")
-#: Languages of blocks that nothing here can run.
-FOREIGN = ("kotlin", "swift", "text")
+#: Languages of phones, which are parsed here and not run.
+PHONES = {"kotlin": tree_sitter_kotlin, "swift": tree_sitter_swift}
+#: Blocks that are no code.
+PROSE = ("text",)
 #: Verbs that take minutes or serve until they are stopped. Their arguments are parsed
 #: here; tests/cli and tests/training run them.
 LONG = (
@@ -173,7 +178,20 @@ def test_every_block_is_of_a_language_that_is_checked_here():
         )
         if not language.startswith("{")  # a directive of the site's
     }
-    assert seen <= {"python", "toml", *SHELL, *FOREIGN}
+    assert seen <= {"python", "toml", *SHELL, *PHONES, *PROSE}
+
+
+@ONCE
+@pytest.mark.parametrize("language", PHONES)
+def test_code_for_phones_parses(language):
+    grammar = tree_sitter.Language(PHONES[language].language())
+    parser = tree_sitter.Parser(grammar)
+    found = [block for page in PAGES for block in blocks(page, language)]
+    assert found
+    for block in found:
+        assert not parser.parse(block.encode()).root_node.has_error, block
+    broken = found[0].replace(")", "", 1)
+    assert parser.parse(broken.encode()).root_node.has_error
 
 
 @ONCE
