@@ -54,11 +54,11 @@ ABOVE_ALL = ("__init__", "api")
 LITE = PACKAGE.parent / "keras_metaformer_lite"
 
 
-def _run(code: str) -> Any:
+def _run(code: str, backend: str | None = None) -> Any:
     finished = subprocess.run(
         [sys.executable, "-c", code],
         cwd=PACKAGE.parent,
-        env=os.environ | {"KERAS_BACKEND": keras.backend.backend()},
+        env=os.environ | {"KERAS_BACKEND": backend or keras.backend.backend()},
         capture_output=True,
         text=True,
         timeout=300,
@@ -89,6 +89,22 @@ def test_importing_makes_no_tensor_and_no_model():
         " for thing in gc.get_objects())))\n"
     )
     assert counts == 0
+
+
+@pytest.mark.backend_independent
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_a_model_of_a_file_runs_without_an_import_of_tensorflow(backend, tmp_path):
+    # Keras imports it, where it is installed, to write a config: longer than a load.
+    build_small("caformer").save(tmp_path / "model.keras")
+    imported = _run(
+        "import json, sys, numpy\n"
+        "import keras_metaformer as km\n"
+        f"model = km.load({str(tmp_path / 'model.keras')!r})\n"
+        "model.predict(numpy.zeros((1, *model.input_shape[1:])), verbose=0)\n"
+        "print(json.dumps('tensorflow' in sys.modules))\n",
+        backend,
+    )
+    assert not imported
 
 
 def _modules(package: Path = PACKAGE) -> Iterator[tuple[str, Path]]:

@@ -210,19 +210,27 @@ def attention_maps(
     ):
         raise ValueError(f"`query` must be (y, x) in [0, 1]. Received: query={query}")
     batch = prepared(probe, images, transform)
-    token = class_token_of(probe)
-    read = _mean_weights if average_heads else _weights
-    found = probe.observe(
-        batch, {**dict.fromkeys(mixers, read), **token}, batch_size=batch_size
-    )
+    watch = attention_watch(probe, average_heads)
+    found = probe.observe(batch, watch, batch_size=batch_size)
     weights, grids = {}, {}
     for path in mixers:
         *first, height, width = found[path].shape
         weights[path] = found[path].reshape(*first, height * width)
         grids[path] = height, width
-    for path in token:
+    for path in class_token_of(probe):
         grids = dict.fromkeys(grids, found[path].shape[1:3])
     return AttentionMaps(weights, grids, pixels(batch, probe.description), query)
+
+
+def attention_watch(probe: Probe, average_heads: bool) -> dict[str, Any]:
+    """What `attention_maps` observes.
+
+    Args:
+        probe: of a model with self-attention.
+        average_heads: as of `attention_maps`.
+    """
+    read = _mean_weights if average_heads else _weights
+    return {**dict.fromkeys(_mixers(probe), read), **class_token_of(probe)}
 
 
 def attention_rollout(

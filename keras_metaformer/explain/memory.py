@@ -235,8 +235,7 @@ def memory(
             f"`titles` must be {len(batch)}, one for each image. "
             f"Received: {len(titles)} titles"
         )
-    token = class_token_of(probe)
-    watch = {path: coefficients, **token}
+    token, watch = class_token_of(probe), memory_watch(probe, block, mixer)
     maps, chosen, means = [], [], []
     # By batches, of which only what is asked for is kept: the maps of all keys of many
     # images are gigabytes.
@@ -257,6 +256,21 @@ def memory(
         images=pixels(batch, probe.description),
         titles=None if titles is None else tuple(titles),
     )
+
+
+def memory_watch(probe: Probe, block: Any, mixer: str = "channel") -> dict[str, Any]:
+    """What `memory` observes.
+
+    Args:
+        probe: of the model.
+        block: as of `memory`.
+        mixer: as of `memory`.
+
+    Raises:
+        ValueError: as of `memory`.
+    """
+    path = _activation_of(probe, block, mixer)
+    return {path: coefficients, **class_token_of(probe)}
 
 
 def _activation_of(probe: Probe, block: Any, mixer: str) -> str:

@@ -21,6 +21,8 @@ from keras_metaformer_lite.description import ImageDescription
 
 #: What is made of a layer's inputs and outputs: `(layer, inputs, outputs) -> tensor`.
 Watch = Callable[[keras.layers.Layer, Any, Any], Any]
+#: Paths of layers, and what is made of each; None for its outputs.
+_Watched = tuple[tuple[str, Watch | None], ...]
 #: The name of the model's own output among what was observed.
 OUTPUT = "output"
 _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
@@ -102,6 +104,7 @@ class Probe:
         self.squashing = _squashing_of(self._last)
         self._compiled: dict[Any, Any] = {}
         self._sizes: dict[Any, int] = {}
+        self._together: _Watched = ()
 
     @classmethod
     def of(cls, model: "keras.Model | Probe") -> "Probe":
@@ -229,15 +232,46 @@ class Probe:
         Raises:
             ValueError: if there is no such layer, or the images do not fit the model.
         """
-        watch = {self.find(where): function for where, function in watch.items()}
+        found = self._observe(images, self._found(watch), batch_size)
+        return {OUTPUT if each == OUTPUT else each[0]: found[each] for each in found}
+
+    def watch_together(self, *watches: Mapping[Any, Watch | None]) -> None:
+        """Say what will be observed, in whichever calls, so that it is compiled once.
+
+        On JAX one program then gives it all, instead of one for each set of layers:
+        each would be compiled for longer than it runs.
+
+        Args:
+            *watches: as of `observe`.
+
+        Raises:
+            ValueError: if there is no such layer.
+        """
+        pairs = [pair for watch in watches for pair in self._found(watch)]
+        self._together = tuple(dict.fromkeys((*self._together, *pairs)))
+
+    def _found(self, watch: Mapping[Any, Watch | None]) -> _Watched:
+        return tuple((self.find(where), function) for where, function in watch.items())
+
+    def _observe(
+        self, images: np.ndarray, watched: _Watched, batch_size: int
+    ) -> dict[Any, np.ndarray]:
+        """The model's own output, and what is watched by its pair."""
+        is_part = set(watched) <= set(self._together)
+        if is_part and keras.backend.backend() == "jax":
+            asked, watched = watched, self._together
+        else:
+            asked = watched
 
         def compute(tensors: Any) -> Any:
-            outputs, watched, _ = self._run(tensors[0], watch, None, None)
-            return {OUTPUT: outputs, **watched}
+            outputs, found, _ = self._run(tensors[0], watched, None, None)
+            return {OUTPUT: outputs, **_numbered(found)}
 
-        key = ("observe", *sorted(watch.items(), key=_first))
+        key = ("observe", *watched)
         run = self._cached(key, lambda: derivatives.forward(self.model, compute))
-        return self._in_batches(key, run, (images,), batch_size)
+        found = self._in_batches(key, run, (images,), batch_size)
+        numbers = {pair: _name(number) for number, pair in enumerate(watched)}
+        return {OUTPUT: found[OUTPUT], **{each: found[numbers[each]] for each in asked}}
 
     def differentiate(
         self,
@@ -264,23 +298,23 @@ class Probe:
         Raises:
             ValueError: if there is no such layer, or the images do not fit the model.
         """
-        watch = {self.find(key): function for key, function in (watch or {}).items()}
+        watched = self._found(watch or {})
         place = None if at is None else self.find(at)
 
         def compute(tensors: Any, shift: Callable[[Any], Any]) -> Any:
             batch, *further = tensors
-            outputs, watched, value = self._run(batch, watch, place, shift)
-            scores = ops.cast(score(outputs, watched, *further), "float32")
-            return {"scores": scores, "values": value, **_prefixed(watched)}
+            outputs, found, value = self._run(batch, watched, place, shift)
+            scores = ops.cast(score(outputs, _by_path(found), *further), "float32")
+            return {"scores": scores, "values": value, **_numbered(found)}
 
-        key = ("differentiate", score, place, *sorted(watch.items(), key=_first))
+        key = ("differentiate", score, place, *watched)
         run = self._cached(key, lambda: derivatives.backward(self.model, compute))
         found = self._in_batches(key, run, (images, *data), batch_size)
         return Derivative(
-            found.pop("scores"),
-            found.pop("values"),
-            found.pop("gradients"),
-            {name.removeprefix("watched "): each for name, each in found.items()},
+            found["scores"],
+            found["values"],
+            found["gradients"],
+            {path: found[_name(number)] for number, (path, _) in enumerate(watched)},
         )
 
     def scores(
@@ -293,16 +327,18 @@ class Probe:
         batch_size: int = 8,
     ) -> np.ndarray:
         """The score of each image, float32 `(batch,)`; arguments of `differentiate`."""
-        watch = {self.find(key): function for key, function in (watch or {}).items()}
-
-        def compute(tensors: Any) -> Any:
-            batch, *further = tensors
-            outputs, watched, _ = self._run(batch, watch, None, None)
-            return {"scores": score(outputs, watched, *further)}
-
-        key = ("scores", score, *sorted(watch.items(), key=_first))
-        run = self._cached(key, lambda: derivatives.forward(self.model, compute))
-        return self._in_batches(key, run, (images, *data), batch_size)["scores"]
+        watched = self._found(watch or {})
+        images, found = np.asarray(images), []
+        size = positive_integer("batch_size", batch_size)
+        for start in range(0, max(len(images), 1), size):
+            some = slice(start, start + size)
+            seen = self._observe(images[some], watched, size)
+            arrays = [np.asarray(array)[some] for array in data]
+            outputs, *further = map(ops.convert_to_tensor, (seen.pop(OUTPUT), *arrays))
+            tensors = {pair: ops.convert_to_tensor(seen[pair]) for pair in seen}
+            scores = ops.cast(score(outputs, _by_path(tensors), *further), "float32")
+            found.append(to_numpy(scores))
+        return np.concatenate(found)
 
     def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:
@@ -317,8 +353,10 @@ class Probe:
         self._check(images)
         size, found = min(batch_size, len(images)), []
         if keras.backend.backend() == "jax":
-            # Another size would be compiled anew, for longer than it runs.
-            size = self._sizes[key] = max(size, self._sizes.get(key, 0))
+            # Another size is compiled anew, for longer than it mostly runs. On CPUs an
+            # image takes as long alone as with others.
+            better = min if derivatives.is_on_cpu() else max
+            size = self._sizes[key] = better(size, self._sizes.get(key, size))
         for start in range(0, len(images), size):
             chunks = [np.asarray(array)[start : start + size] for array in arrays]
             count = len(chunks[0])
@@ -357,36 +395,44 @@ class Probe:
     def _run(
         self,
         images: Any,
-        watch: Mapping[str, Watch | None],
+        watched: _Watched,
         place: str | None,
         shift: Callable[[Any], Any] | None,
-    ) -> tuple[Any, dict[str, Any], Any]:
-        """The output, what was watched, and what is differentiated by."""
-        walk = _Walk(self._last, watch, place, shift)
+    ) -> tuple[Any, dict[Any, Any], Any]:
+        """The output, what was watched by its pair, and what is differentiated by."""
+        walk = _Walk(self._last, watched, place, shift)
         if place is None and shift is not None:
             images = walk.value = shift(ops.cast(images, "float32"))
         outputs = walk.through(self.model, images, "")
-        return ops.cast(outputs, "float32"), walk.watched, walk.value
+        found = {pair: walk.found[pair] for pair in watched}
+        return ops.cast(outputs, "float32"), found, walk.value
 
 
-def _first(item: tuple[Any, Any]) -> Any:
-    return item[0]
+def _by_path(found: Mapping[Any, Any]) -> dict[str, Any]:
+    return {path: tensor for (path, _), tensor in found.items()}
 
 
-def _prefixed(watched: dict[str, Any]) -> dict[str, Any]:
-    return {f"watched {path}": tensor for path, tensor in watched.items()}
+def _name(number: int) -> str:
+    return f"watched {number}"
+
+
+def _numbered(found: Mapping[Any, Any]) -> dict[str, Any]:
+    """By names, as programs of JAX give it."""
+    return {_name(number): tensor for number, tensor in enumerate(found.values())}
 
 
 class _Walk:
     """One way through a model, of tensors."""
 
-    def __init__(self, last: Any, watch: Mapping[str, Watch | None], place, shift):
+    def __init__(self, last: Any, watched: _Watched, place, shift):
         self.last = last
-        self.watch = watch
+        self.functions: dict[str, list[Watch | None]] = {}
+        for path, function in watched:
+            self.functions.setdefault(path, []).append(function)
         self.place = place
         self.shift = shift
         self.value: Any = None
-        self.watched: dict[str, Any] = {}
+        self.found: dict[Any, Any] = {}
 
     def through(self, model: Any, images: Any, prefix: str) -> Any:
         images = ops.cast(images, model.inputs[0].dtype)
@@ -415,11 +461,10 @@ class _Walk:
             outputs = _at_inference(layer, args, kwargs)
         if path == self.place:
             outputs = self.value = self.shift(outputs)
-        if path in self.watch:
-            function = self.watch[path]
-            inputs = args[0] if len(args) == 1 else args
+        inputs = args[0] if len(args) == 1 else args
+        for function in self.functions.get(path, ()):
             seen = outputs if function is None else function(layer, inputs, outputs)
-            self.watched[path] = ops.cast(seen, "float32")
+            self.found[path, function] = ops.cast(seen, "float32")
         return outputs
 
 

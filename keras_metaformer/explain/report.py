@@ -11,17 +11,25 @@ import keras
 import numpy as np
 
 from keras_metaformer.explain import pages
-from keras_metaformer.explain.attention import attention_maps, has_attention
+from keras_metaformer.explain.attention import (
+    attention_maps,
+    attention_watch,
+    has_attention,
+)
 from keras_metaformer.explain.attributions import Attributions, smooth_grad
-from keras_metaformer.explain.cam import CAM, METHODS
+from keras_metaformer.explain.cam import CAM, METHODS, default_layer
 from keras_metaformer.explain.heat_maps import HeatMaps, laid_over
 from keras_metaformer.explain.images import pixels, prepared
-from keras_metaformer.explain.memory import memory
+from keras_metaformer.explain.memory import memory, memory_watch
 from keras_metaformer.explain.parts import block_of, mixing_of
 from keras_metaformer.explain.probe import OUTPUT, Probe
 from keras_metaformer.explain.results import Result
 from keras_metaformer.explain.scales import learned_scales
-from keras_metaformer.explain.sparsity import block_activations, sparsity
+from keras_metaformer.explain.sparsity import (
+    block_activations,
+    sparsity,
+    sparsity_watch,
+)
 from keras_metaformer.explain.targets import probabilities_of, resolve
 from keras_metaformer.explain.token_matrices import has_token_matrices, token_matrices
 from keras_metaformer.layers.validation import positive_integer
@@ -107,6 +115,7 @@ def report(
             f"Expected one name for each of {len(batch)} images. "
             f"Received: {len(names)} names"
         )
+    probe.watch_together(*_watched(probe))
     answers, classes = best_classes(probe, batch, _TOP, batch_size)
     maps: dict[str, HeatMaps | Attributions] = {}
     layer = ""
@@ -210,6 +219,25 @@ def _of_one(
         yield pages.paragraph(_OF_THE_METHODS, "reading")
 
 
+def _block_with_keys(probe: Probe) -> str | None:
+    """The last block whose channel mixer has an activation."""
+    channel = [
+        path for path in block_activations(probe) if mixing_of(path) == "channel"
+    ]
+    return block_of(channel[-1]) if channel else None
+
+
+def _watched(probe: Probe) -> Iterator[dict[Any, Any]]:
+    """What the maps and the sections will observe."""
+    yield {default_layer(probe): None}
+    if has_attention(probe):
+        yield attention_watch(probe, average_heads=True)
+    block = _block_with_keys(probe)
+    if block is not None:
+        yield memory_watch(probe, block)
+    yield sparsity_watch(probe)
+
+
 def _sections(
     probe: Probe, batch: np.ndarray, batch_size: int
 ) -> Iterator[tuple[str, Result]]:
@@ -220,14 +248,13 @@ def _sections(
         yield "Attention through each stage", maps.rollout()
     if has_token_matrices(probe):
         yield "How tokens are mixed, whatever the image", token_matrices(probe)
-    activations = block_activations(probe)
-    channel = [path for path in activations if mixing_of(path) == "channel"]
-    if channel:
+    block = _block_with_keys(probe)
+    if block is not None:
         yield (
             "Keys of the last block's memory",
-            memory(probe, batch, block_of(channel[-1]), keys=4, batch_size=batch_size),
+            memory(probe, batch, block, keys=4, batch_size=batch_size),
         )
-    if activations:
+    if block_activations(probe):
         yield (
             "Active coefficients through the depth",
             sparsity(probe, batch, batch_size=batch_size),

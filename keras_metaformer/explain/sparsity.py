@@ -138,7 +138,7 @@ def sparsity(
             "Expected a model whose blocks have activations, as every model of this "
             f"library has. Received: model={probe.model.name!r}"
         )
-    watch = {path: _share(float(threshold)) for path in activations}
+    watch = sparsity_watch(probe, threshold)
     found = probe.observe(
         prepared(probe, images, transform), watch, batch_size=batch_size
     )
@@ -148,6 +148,18 @@ def sparsity(
         mixers=tuple(map(mixing_of, activations)),
         threshold=float(threshold),
     )
+
+
+def sparsity_watch(
+    probe: Probe, threshold: float = _SMOOTH_THRESHOLD
+) -> dict[str, Any]:
+    """What `sparsity` observes.
+
+    Args:
+        probe: of the model.
+        threshold: as of `sparsity`.
+    """
+    return dict.fromkeys(block_activations(probe), _share(float(threshold)))
 
 
 def block_activations(probe: Probe) -> dict[str, keras.layers.Layer]:

@@ -6,6 +6,9 @@ from typing import Any
 
 import keras
 
+#: Values that stand for themselves in a config.
+_PLAIN = (str, int, float, bool, type(None))
+
 
 class ConfiguredLayer(keras.layers.Layer):
     """A layer whose config holds the arguments of its constructor.
@@ -20,6 +23,38 @@ class ConfiguredLayer(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**kept_arguments(self, ConfiguredLayer), **super().get_config()}
+
+
+def unnamed_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """A fresh layer with a layer's arguments, but its name.
+
+    Args:
+        layer: any layer that has a config.
+    """
+    kind, kept = type(layer), _plain_arguments(layer)
+    if kept is not None:
+        # Without a config: Keras imports TensorFlow, where it is installed, to write
+        # one. That takes longer than to load a model.
+        policy, trainable = layer.dtype_policy, layer.trainable
+        return kind(**kept, dtype=policy, trainable=trainable)
+    config = layer.get_config()
+    config.pop("name", None)
+    return kind.from_config(config)
+
+
+def _plain_arguments(layer: keras.layers.Layer) -> dict[str, Any] | None:
+    """The arguments of a layer's constructor if they, and nothing else, make it."""
+    kind = type(layer)
+    if (
+        not isinstance(layer, ConfiguredLayer)
+        or kind.get_config is not ConfiguredLayer.get_config
+        or layer.activity_regularizer is not None
+    ):
+        return None
+    names = arguments_of(kind, ConfiguredLayer)
+    kept = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+    is_plain = all(isinstance(each, _PLAIN) for each in kept.values())
+    return kept if is_plain and len(kept) == len(names) else None
 
 
 def kept_arguments(thing: Any, base: type) -> dict[str, Any]:

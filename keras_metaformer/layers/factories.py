@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_metaformer.layers.composite import deserialize_part
+from keras_metaformer.layers.configured_layer import unnamed_copy
 from keras_metaformer_lite.names import question
 
 LayerFactory = Callable[..., keras.layers.Layer]
@@ -47,9 +48,7 @@ def make_layer(
             )
         return named[spec](dtype=dtype, **options)
     if isinstance(spec, keras.layers.Layer):
-        config = spec.get_config()
-        config.pop("name", None)
-        return type(spec).from_config(config)
+        return unnamed_copy(spec)
     if isinstance(spec, Mapping):
         return deserialize_part(spec)
     if not callable(spec):

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_metaformer as km
-from keras_metaformer.explain import Probe
+from keras_metaformer.explain import Probe, derivatives
 from tests.layer_checks import randomize, to_numpy
 from tests.small_models import build_small, every_family, metaformer
 
@@ -229,6 +229,11 @@ def test_a_score_of_what_is_watched_and_of_data():
     np.testing.assert_allclose(
         found.scores, found.watched["stem"].mean(axis=(1, 2, 3)) * factors, rtol=1e-4
     )
+    again = probe.scores(
+        IMAGES, score, watch={"stem": None}, data=(factors,), batch_size=2
+    )
+    assert again.dtype == "float32"
+    np.testing.assert_allclose(again, found.scores, rtol=1e-5)
     alone = probe.differentiate(
         IMAGES[2:], score, watch={"stem": None}, data=(factors[:1],)
     )
@@ -241,6 +246,52 @@ def test_a_score_of_what_is_watched_and_of_data():
         at="stage_1",
     )
     assert not nothing.gradients.any()
+
+
+def of_inputs(layer, inputs, outputs):
+    return ops.mean(inputs, axis=(1, 2))
+
+
+def test_what_is_watched_together_is_compiled_once_on_jax(monkeypatch):
+    model = metaformer()
+    randomize(model)
+    made, forward = [], derivatives.forward
+
+    def counted(*arguments):
+        made.append(forward(*arguments))
+        return made[-1]
+
+    # Two functions of one layer, among them its outputs.
+    watches = [{}, {"stage_0": None}, {"stage_0": of_inputs}, {"stem": of_inputs}]
+    separate = [Probe(model).observe(IMAGES, watch) for watch in watches]
+    monkeypatch.setattr(derivatives, "forward", counted)
+    probe = Probe(model)
+    probe.watch_together(*watches[:2])
+    probe.watch_together(*watches[2:])
+    together = [probe.observe(IMAGES, watch) for watch in reversed(watches)][::-1]
+
+    for one, other in zip(separate, together, strict=True):
+        assert one.keys() == other.keys()
+        for path, values in one.items():
+            np.testing.assert_allclose(other[path], values, rtol=1e-5, atol=1e-6)
+    on_jax = keras.backend.backend() == "jax"
+    assert len(made) == (1 if on_jax else len(watches))
+    # Something else is watched alone.
+    stage = probe.observe(IMAGES, {"stage_1": None})["stage_1"]
+    assert len(stage) == len(IMAGES) and len(made) == (2 if on_jax else 5)
+    with pytest.raises(ValueError, match="layer='nowhere'"):
+        probe.watch_together({"nowhere": None})
+
+
+@pytest.mark.parametrize("numbers", [(1, 3, 2), (3, 1), (2, 3)])
+def test_any_number_of_images_after_any_other(numbers):
+    model = metaformer()
+    randomize(model)
+    expected = Probe(model).observe(IMAGES, {})["output"]
+    probe = Probe(model)
+    for number in numbers:
+        found = probe.observe(IMAGES[:number], {}, batch_size=2)["output"]
+        np.testing.assert_allclose(found, expected[:number], rtol=1e-4, atol=1e-6)
 
 
 def test_errors():

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 from keras_metaformer import layers
-from keras_metaformer.layers.configured_layer import ConfiguredLayer
+from keras_metaformer.layers.configured_layer import ConfiguredLayer, unnamed_copy
 
 pytestmark = pytest.mark.backend_independent
 
@@ -84,3 +84,22 @@ def test_a_layer_without_arguments_and_with_a_policy():
     layer = layers.IdentityMixer(dtype=keras.DTypePolicy("mixed_float16"))
     assert issubclass(layers.IdentityMixer, ConfiguredLayer)
     assert _again(layer).dtype_policy == layer.dtype_policy
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.StarReLU("paper", learn_bias=False, dtype="mixed_bfloat16"),
+        layers.SquaredReLU(trainable=False),
+        layers.SquaredReLU(activity_regularizer="l2"),
+        Doubled(3, inner=layers.GELU(True)),
+        SaysItself("word", factor=7),
+        keras.layers.Dense(3, kernel_regularizer="l2"),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_a_copy_has_everything_but_the_name(layer):
+    copy = unnamed_copy(layer)
+    expected = layer.get_config() | {"name": copy.name}
+    assert copy.get_config() == expected
+    assert copy is not layer and copy.name != layer.name
