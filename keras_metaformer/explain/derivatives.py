@@ -81,14 +81,10 @@ def _compiler_options() -> dict[str, Any] | None:
     Gain: of the 49 s that the programs of a report of CAFormerS18 compile on a busy
     machine, 24; they run as fast.
     """
-    return {"xla_backend_optimization_level": 0} if is_on_cpu() else None
-
-
-def is_on_cpu() -> bool:
-    """Whether JAX computes on a CPU."""
     import jax
 
-    return jax.default_backend() == "cpu"
+    is_cpu = jax.default_backend() == "cpu"
+    return {"xla_backend_optimization_level": 0} if is_cpu else None
 
 
 def _on_jax(model: keras.Model, compute: Compute) -> Run:

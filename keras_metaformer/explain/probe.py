@@ -1,5 +1,6 @@
 """Looks into a model while it runs: what its layers give, and gradients there."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ Watch = Callable[[keras.layers.Layer, Any, Any], Any]
 _Watched = tuple[tuple[str, Watch | None], ...]
 #: The name of the model's own output among what was observed.
 OUTPUT = "output"
+#: So many run in less time than a program for larger ones is compiled in.
+_FEW_BATCHES = 16
 _SQUASHING = (keras.activations.softmax, keras.activations.sigmoid)
 
 
@@ -103,7 +106,7 @@ class Probe:
         #: The activation that is left out at the end, or None.
         self.squashing = _squashing_of(self._last)
         self._compiled: dict[Any, Any] = {}
-        self._sizes: dict[Any, int] = {}
+        self._sizes: dict[Any, set[int]] = {}
         self._together: _Watched = ()
 
     @classmethod
@@ -232,14 +235,20 @@ class Probe:
         Raises:
             ValueError: if there is no such layer, or the images do not fit the model.
         """
-        found = self._observe(images, self._found(watch), batch_size)
-        return {OUTPUT if each == OUTPUT else each[0]: found[each] for each in found}
+        key, program = self._program(self._found(watch))
 
-    def watch_together(self, *watches: Mapping[Any, Watch | None]) -> None:
-        """Say what will be observed, in whichever calls, so that it is compiled once.
+        def compute(tensors: Any) -> Any:
+            outputs, found = program(tensors[0])
+            return {OUTPUT: outputs, **found}
 
-        On JAX one program then gives it all, instead of one for each set of layers:
-        each would be compiled for longer than it runs.
+        return self._in_batches(key, compute, (images,), batch_size)
+
+    @contextlib.contextmanager
+    def watching_together(self, *watches: Mapping[Any, Watch | None]) -> Iterator[None]:
+        """Say what `observe` and `scores` will watch, inside a `with` block.
+
+        On JAX they then share one program that gives it all, where each set of layers
+        would have one of its own, compiled for longer than it runs.
 
         Args:
             *watches: as of `observe`.
@@ -247,31 +256,37 @@ class Probe:
         Raises:
             ValueError: if there is no such layer.
         """
-        pairs = [pair for watch in watches for pair in self._found(watch)]
-        self._together = tuple(dict.fromkeys((*self._together, *pairs)))
+        before = self._together
+        pairs = (pair for watch in watches for pair in self._found(watch))
+        self._together = tuple(dict.fromkeys((*before, *pairs)))
+        try:
+            yield
+        finally:
+            self._together = before
 
-    def _found(self, watch: Mapping[Any, Watch | None]) -> _Watched:
-        return tuple((self.find(where), function) for where, function in watch.items())
+    def _found(self, watch: Mapping[Any, Watch | None] | None) -> _Watched:
+        functions = {self.find(at): function for at, function in (watch or {}).items()}
+        return tuple(sorted(functions.items(), key=lambda pair: pair[0]))
 
-    def _observe(
-        self, images: np.ndarray, watched: _Watched, batch_size: int
-    ) -> dict[Any, np.ndarray]:
-        """The model's own output, and what is watched by its pair."""
-        is_part = set(watched) <= set(self._together)
-        if is_part and keras.backend.backend() == "jax":
-            asked, watched = watched, self._together
-        else:
-            asked = watched
+    def _program(self, watched: _Watched) -> tuple[Any, Callable[[Any], Any]]:
+        """A function from images to the output and what is watched, and its key."""
+        on_jax = keras.backend.backend() == "jax"
+        is_shared = on_jax and set(watched) <= set(self._together)
+        everything = self._together if is_shared else watched
 
         def compute(tensors: Any) -> Any:
-            outputs, found, _ = self._run(tensors[0], watched, None, None)
-            return {OUTPUT: outputs, **_numbered(found)}
+            outputs, found, _ = self._run(tensors[0], everything, None, None)
+            return outputs, found
 
-        key = ("observe", *watched)
+        key = ("observe", *everything)
         run = self._cached(key, lambda: derivatives.forward(self.model, compute))
-        found = self._in_batches(key, run, (images,), batch_size)
-        numbers = {pair: _name(number) for number, pair in enumerate(watched)}
-        return {OUTPUT: found[OUTPUT], **{each: found[numbers[each]] for each in asked}}
+
+        def program(images: Any) -> tuple[Any, dict[str, Any]]:
+            outputs, tensors = run([images])
+            found = dict(zip(everything, tensors, strict=True))
+            return outputs, {path: found[path, function] for path, function in watched}
+
+        return key, program
 
     def differentiate(
         self,
@@ -298,23 +313,25 @@ class Probe:
         Raises:
             ValueError: if there is no such layer, or the images do not fit the model.
         """
-        watched = self._found(watch or {})
+        watched = self._found(watch)
+        paths = [path for path, _ in watched]
         place = None if at is None else self.find(at)
 
         def compute(tensors: Any, shift: Callable[[Any], Any]) -> Any:
             batch, *further = tensors
-            outputs, found, value = self._run(batch, watched, place, shift)
-            scores = ops.cast(score(outputs, _by_path(found), *further), "float32")
-            return {"scores": scores, "values": value, **_numbered(found)}
+            outputs, tensors, value = self._run(batch, watched, place, shift)
+            found = dict(zip(paths, tensors, strict=True))
+            scores = ops.cast(score(outputs, found, *further), "float32")
+            return {"scores": scores, "values": value, **_prefixed(found)}
 
         key = ("differentiate", score, place, *watched)
         run = self._cached(key, lambda: derivatives.backward(self.model, compute))
         found = self._in_batches(key, run, (images, *data), batch_size)
         return Derivative(
-            found["scores"],
-            found["values"],
-            found["gradients"],
-            {path: found[_name(number)] for number, (path, _) in enumerate(watched)},
+            found.pop("scores"),
+            found.pop("values"),
+            found.pop("gradients"),
+            {name.removeprefix("watched "): each for name, each in found.items()},
         )
 
     def scores(
@@ -327,18 +344,15 @@ class Probe:
         batch_size: int = 8,
     ) -> np.ndarray:
         """The score of each image, float32 `(batch,)`; arguments of `differentiate`."""
-        watched = self._found(watch or {})
-        images, found = np.asarray(images), []
-        size = positive_integer("batch_size", batch_size)
-        for start in range(0, max(len(images), 1), size):
-            some = slice(start, start + size)
-            seen = self._observe(images[some], watched, size)
-            arrays = [np.asarray(array)[some] for array in data]
-            outputs, *further = map(ops.convert_to_tensor, (seen.pop(OUTPUT), *arrays))
-            tensors = {pair: ops.convert_to_tensor(seen[pair]) for pair in seen}
-            scores = ops.cast(score(outputs, _by_path(tensors), *further), "float32")
-            found.append(to_numpy(scores))
-        return np.concatenate(found)
+        key, program = self._program(self._found(watch))
+
+        def compute(tensors: Any) -> Any:
+            batch, *further = tensors
+            outputs, found = program(batch)
+            scores = score(outputs, found, *further)
+            return {"scores": ops.cast(scores, "float32")}
+
+        return self._in_batches(key, compute, (images, *data), batch_size)["scores"]
 
     def _cached(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._compiled:
@@ -353,10 +367,7 @@ class Probe:
         self._check(images)
         size, found = min(batch_size, len(images)), []
         if keras.backend.backend() == "jax":
-            # Another size is compiled anew, for longer than it mostly runs. On CPUs an
-            # image takes as long alone as with others.
-            better = min if derivatives.is_on_cpu() else max
-            size = self._sizes[key] = better(size, self._sizes.get(key, size))
+            size = self._compiled_size(key, size, len(images))
         for start in range(0, len(images), size):
             chunks = [np.asarray(array)[start : start + size] for array in arrays]
             count = len(chunks[0])
@@ -374,6 +385,16 @@ class Probe:
         return {
             name: np.concatenate([each[name] for each in found]) for name in found[0]
         }
+
+    def _compiled_size(self, key: Any, wanted: int, images: int) -> int:
+        """The batch size of a program: another is compiled anew, where it pays."""
+        sizes = self._sizes.setdefault(key, set())
+        if any(size >= wanted for size in sizes):
+            return min(size for size in sizes if size >= wanted)
+        if sizes and images < _FEW_BATCHES * max(sizes):
+            return max(sizes)
+        sizes.add(wanted)
+        return wanted
 
     def _check(self, images: np.ndarray) -> None:
         expected = self.model.inputs[0].shape
@@ -398,27 +419,18 @@ class Probe:
         watched: _Watched,
         place: str | None,
         shift: Callable[[Any], Any] | None,
-    ) -> tuple[Any, dict[Any, Any], Any]:
-        """The output, what was watched by its pair, and what is differentiated by."""
+    ) -> tuple[Any, list[Any], Any]:
+        """The output, what was watched, in order, and what is differentiated by."""
         walk = _Walk(self._last, watched, place, shift)
         if place is None and shift is not None:
             images = walk.value = shift(ops.cast(images, "float32"))
         outputs = walk.through(self.model, images, "")
-        found = {pair: walk.found[pair] for pair in watched}
+        found = [walk.found[pair] for pair in watched]
         return ops.cast(outputs, "float32"), found, walk.value
 
 
-def _by_path(found: Mapping[Any, Any]) -> dict[str, Any]:
-    return {path: tensor for (path, _), tensor in found.items()}
-
-
-def _name(number: int) -> str:
-    return f"watched {number}"
-
-
-def _numbered(found: Mapping[Any, Any]) -> dict[str, Any]:
-    """By names, as programs of JAX give it."""
-    return {_name(number): tensor for number, tensor in enumerate(found.values())}
+def _prefixed(watched: dict[str, Any]) -> dict[str, Any]:
+    return {f"watched {path}": tensor for path, tensor in watched.items()}
 
 
 class _Walk:

@@ -115,18 +115,18 @@ def report(
             f"Expected one name for each of {len(batch)} images. "
             f"Received: {len(names)} names"
         )
-    probe.watch_together(*_watched(probe))
-    answers, classes = best_classes(probe, batch, _TOP, batch_size)
-    maps: dict[str, HeatMaps | Attributions] = {}
-    layer = ""
-    for method in METHODS:
-        cam = CAM(probe, method, channels=_CHANNELS, batch_size=batch_size)
-        maps[method] = cam(batch, list(classes))
-        layer = cam.layer
-    maps["smooth_grad"] = smooth_grad(
-        probe, batch, list(classes), samples=_SAMPLES, batch_size=batch_size
-    )
-    sections = dict(_sections(probe, batch, batch_size))
+    with probe.watching_together(*_watched(probe)):
+        answers, classes = best_classes(probe, batch, _TOP, batch_size)
+        maps: dict[str, HeatMaps | Attributions] = {}
+        layer = ""
+        for method in METHODS:
+            cam = CAM(probe, method, channels=_CHANNELS, batch_size=batch_size)
+            maps[method] = cam(batch, list(classes))
+            layer = cam.layer
+        maps["smooth_grad"] = smooth_grad(
+            probe, batch, list(classes), samples=_SAMPLES, batch_size=batch_size
+        )
+        sections = dict(_sections(probe, batch, batch_size))
     parts = [
         pages.paragraph(
             f"{probe.model.name}, {len(batch)} "

@@ -26,35 +26,39 @@ class ConfiguredLayer(keras.layers.Layer):
 
 
 def unnamed_copy(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """A fresh layer with a layer's arguments, but its name.
+    """A fresh layer like another one, but for its name.
 
     Args:
         layer: any layer that has a config.
     """
-    kind, kept = type(layer), _plain_arguments(layer)
-    if kept is not None:
+    kind = type(layer)
+    if _is_made_of_plain_arguments(layer):
         # Without a config: Keras imports TensorFlow, where it is installed, to write
         # one. That takes longer than to load a model.
+        names = arguments_of(kind, ConfiguredLayer)
         policy, trainable = layer.dtype_policy, layer.trainable
-        return kind(**kept, dtype=policy, trainable=trainable)
+        plain = {name: getattr(layer, name) for name in names}
+        return kind(**plain, dtype=policy, trainable=trainable)
     config = layer.get_config()
     config.pop("name", None)
     return kind.from_config(config)
 
 
-def _plain_arguments(layer: keras.layers.Layer) -> dict[str, Any] | None:
-    """The arguments of a layer's constructor if they, and nothing else, make it."""
-    kind = type(layer)
-    if (
-        not isinstance(layer, ConfiguredLayer)
-        or kind.get_config is not ConfiguredLayer.get_config
-        or layer.activity_regularizer is not None
-    ):
-        return None
+def _is_made_of_plain_arguments(layer: keras.layers.Layer) -> bool:
+    """Whether these, its dtype policy and whether it is trained, are all of a layer."""
+    kind: Any = type(layer)
+    if not isinstance(layer, ConfiguredLayer) or layer.activity_regularizer is not None:
+        return False
     names = arguments_of(kind, ConfiguredLayer)
-    kept = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
-    is_plain = all(isinstance(each, _PLAIN) for each in kept.values())
-    return kept if is_plain and len(kept) == len(names) else None
+    base: Any = keras.layers.Layer
+    # Of Keras' layers in between, and of a class' own words, nothing is known.
+    return (
+        kind.__mro__[kind.__mro__.index(ConfiguredLayer) + 1] is base
+        and kind.get_config is ConfiguredLayer.get_config
+        and kind.from_config.__func__ is base.from_config.__func__
+        and not names.keys() & {"name", "dtype", "trainable"}
+        and all(isinstance(getattr(layer, name, layer), _PLAIN) for name in names)
+    )
 
 
 def kept_arguments(thing: Any, base: type) -> dict[str, Any]:

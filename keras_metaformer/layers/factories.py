@@ -25,9 +25,9 @@ def make_layer(
 
     Args:
         kind: what the layer is for, in error messages, such as `"mixer"`.
-        spec: a key of `named` (called with `options`), a layer (copied through its
-            config), a serialised layer (as `get_config` writes it), a layer class or
-            any other callable that gives a layer when called without arguments.
+        spec: a key of `named` (called with `options`), a layer (copied), a serialised
+            layer (as `get_config` writes it), a layer class or any other callable that
+            gives a layer when called without arguments.
         named: factories by name; they get `options` and `dtype`.
         dtype: dtype or policy for named layers, None for Keras' current policy.
         **options: further arguments of the named factories.

@@ -252,6 +252,10 @@ def of_inputs(layer, inputs, outputs):
     return ops.mean(inputs, axis=(1, 2))
 
 
+def stem_score(outputs, watched):
+    return ops.sum(watched["stem"], axis=-1)
+
+
 def test_what_is_watched_together_is_compiled_once_on_jax(monkeypatch):
     model = metaformer()
     randomize(model)
@@ -266,21 +270,58 @@ def test_what_is_watched_together_is_compiled_once_on_jax(monkeypatch):
     separate = [Probe(model).observe(IMAGES, watch) for watch in watches]
     monkeypatch.setattr(derivatives, "forward", counted)
     probe = Probe(model)
-    probe.watch_together(*watches[:2])
-    probe.watch_together(*watches[2:])
-    together = [probe.observe(IMAGES, watch) for watch in reversed(watches)][::-1]
+    with (
+        probe.watching_together(*watches[:2]),
+        probe.watching_together(*watches[2:]),
+    ):
+        together = [probe.observe(IMAGES, watch) for watch in reversed(watches)][::-1]
+        scores = probe.scores(IMAGES, stem_score, watch={"stem": of_inputs})
 
     for one, other in zip(separate, together, strict=True):
         assert one.keys() == other.keys()
         for path, values in one.items():
             np.testing.assert_allclose(other[path], values, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores, separate[3]["stem"].sum(axis=-1), rtol=1e-5)
     on_jax = keras.backend.backend() == "jax"
     assert len(made) == (1 if on_jax else len(watches))
-    # Something else is watched alone.
-    stage = probe.observe(IMAGES, {"stage_1": None})["stage_1"]
-    assert len(stage) == len(IMAGES) and len(made) == (2 if on_jax else 5)
-    with pytest.raises(ValueError, match="layer='nowhere'"):
-        probe.watch_together({"nowhere": None})
+    # Something else, and what is watched behind the block, is watched alone.
+    with probe.watching_together(*watches):
+        probe.observe(IMAGES, {"stage_1": None})
+        assert len(made) == (2 if on_jax else 5)
+    probe.observe(IMAGES, {})
+    assert len(made) == (3 if on_jax else 5)
+    nowhere = pytest.raises(ValueError, match="layer='nowhere'")
+    with nowhere, probe.watching_together({"nowhere": None}):
+        pass
+
+
+def test_a_layer_that_is_named_twice():
+    model = metaformer()
+    function = {model.get_layer("stage_0"): of_inputs, "stage_0": None}
+    found = Probe(model).observe(IMAGES, function)
+    np.testing.assert_array_equal(
+        found["stage_0"], Probe(model).observe(IMAGES, {"stage_0": None})["stage_0"]
+    )
+
+
+def test_few_images_are_not_compiled_for_anew():
+    model = metaformer()
+    probe: Any = Probe(model)
+    forward, sizes = probe._run, []
+
+    def counted(images, *arguments):
+        sizes.append(len(images))
+        return forward(images, *arguments)
+
+    probe._run = counted
+    for number, batch_size in ((3, 8), (1, 8), (20, 8), (48, 8), (9, 4)):
+        images = np.repeat(IMAGES[:1], number, axis=0)
+        outputs = probe.scores(images, first_logit, batch_size=batch_size)
+        assert outputs.shape == (number,)
+        np.testing.assert_allclose(outputs, outputs[0], rtol=1e-5)
+    if keras.backend.backend() == "jax":
+        # 1 is padded to 3, 20 run as 3 at a time, and for 48 it is worth a program.
+        assert sizes == [3, 8]
 
 
 @pytest.mark.parametrize("numbers", [(1, 3, 2), (3, 1), (2, 3)])
