@@ -92,7 +92,9 @@ def _code(language: str, block: str) -> str | None:
         return None
     lines = block.replace("\\\n", " ").splitlines()
     commands = [re.sub(r"(^|\s+)#.*", "", line) for line in lines]
-    cells = [_command(command) for command in commands if command]
+    # Variables are set for the whole notebook, above.
+    commands = [line for line in commands if line and not line.startswith("export ")]
+    cells = [_command(command) for command in commands]
     return None if None in cells else "\n".join(map(str, cells))
 
 

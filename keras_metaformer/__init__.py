@@ -2,10 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
-from keras_metaformer import api
-from keras_metaformer.api import *  # noqa: F403
 from keras_metaformer_lite import __version__ as __version__
+from keras_metaformer_lite.backends import check_backend
 from keras_metaformer_lite.names import question
+
+try:
+    from keras_metaformer import api
+    from keras_metaformer.api import *  # noqa: F403
+except ModuleNotFoundError:
+    check_backend()  # Keras' error says neither what to set nor what is installed.
+    raise
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     name for name in vars(api) if not name.startswith("_")

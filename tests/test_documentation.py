@@ -98,9 +98,10 @@ def command_lines(page: Path) -> list[list[str]]:
     lines = [shlex.split(line, comments=True) for line in text.splitlines()]
     commands = []
     for words in filter(None, lines):
-        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:] if words[0] == "export" else words
+        while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
             words = words[1:]
-        commands.append(words)
+        commands += [words] if words else []
     return commands
 
 

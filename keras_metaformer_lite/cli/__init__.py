@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from keras_metaformer_lite import __version__
+from keras_metaformer_lite.backends import choose_installed_backend
 from keras_metaformer_lite.cli import weights
 from keras_metaformer_lite.cli.benchmark import benchmark
 from keras_metaformer_lite.cli.classify import classify
@@ -30,7 +31,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="""MetaFormer image models in Keras 3.
 
-    Set KERAS_BACKEND to tensorflow, jax or torch to choose what runs them.
+    Set KERAS_BACKEND to tensorflow, jax or torch to choose what runs them; else it is
+    the first of these that is installed, or what ~/.keras/keras.json says.
 
     Exit codes: 0 all went well; 1 something of what was asked for failed, such as one
     image of several; 2 the command line makes no sense; 3 weights could not be loaded.
@@ -80,6 +82,7 @@ def main() -> None:
     # The process is the command's own, and TensorFlow logs in C++, wherever it is
     # imported, what no one asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    choose_installed_backend()
     if gains_from_one_dnn():
         os.environ.setdefault(ONE_DNN_VARIABLE, "1")
     # What Pillow says of a damaged file stands in the error, if it is one.

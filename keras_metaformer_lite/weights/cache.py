@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from keras_metaformer_lite.backends import keras_home
 from keras_metaformer_lite.weights import download
 from keras_metaformer_lite.weights.catalogue import Checkpoint, Source, all_checkpoints
 from keras_metaformer_lite.weights.disk import read_json, write_json
@@ -40,8 +41,7 @@ def cache_folder(folder: str | os.PathLike[str] | None = None) -> Path:
     folder = folder or os.environ.get("KERAS_METAFORMER_CACHE")
     if folder:
         return Path(folder).expanduser()
-    keras_home = os.environ.get("KERAS_HOME") or "~/.keras"
-    return Path(keras_home).expanduser() / "keras_metaformer"
+    return keras_home() / "keras_metaformer"
 
 
 def hand_placed_path(
