@@ -35,7 +35,8 @@ def _section(file: Path) -> str:
     versions = {
         name: row[name] for name in _VERSIONS for row in rows if row[name]
     }  # each contender knows those of its own environment
-    machine = f"{first['device_name'] or first['cpu']}, {first['cores']} cores"
+    cores = "1 core" if first["cores"] == "1" else f"{first['cores']} cores"
+    machine = f"{first['device_name'] or first['cpu']}, {cores}"
     lines = [
         f"### {machine}, {first['date'][:10]}",
         "",
