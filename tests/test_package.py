@@ -118,7 +118,8 @@ def _modules(package: Path = PACKAGE) -> Iterator[tuple[str, Path]]:
 def _imports(path: Path) -> Iterator[tuple[str, bool]]:
     """Every imported name in full, and whether at the module's top."""
     tree = ast.parse(path.read_text("utf-8"))
-    top = set(map(id, tree.body))
+    tries = [node for node in tree.body if isinstance(node, ast.Try)]
+    top = {id(node) for part in (tree, *tries) for node in part.body}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
