@@ -55,6 +55,8 @@ def choose_installed_backend() -> None:
 
     For processes of our own, before Keras is imported.
     """
+    if VARIABLE in os.environ:
+        return
     installed = installed_backends()
-    if VARIABLE not in os.environ and chosen_backend() not in installed and installed:
+    if installed and chosen_backend() not in installed:
         os.environ[VARIABLE] = installed[0]

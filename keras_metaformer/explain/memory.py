@@ -295,14 +295,10 @@ def _activation_of(probe: Probe, block: Any, mixer: str) -> str:
 
 
 def _batches(probe: Probe, batch: np.ndarray, watch: Any, batch_size: int) -> Any:
-    """What is observed, batch by batch, all of one size."""
-    size = min(positive_integer("batch_size", batch_size), max(len(batch), 1))
+    """What is observed, batch by batch."""
+    size = positive_integer("batch_size", batch_size)
     for start in range(0, len(batch), size):
-        chosen = batch[start : start + size]
-        missing = size - len(chosen)
-        padded = np.pad(chosen, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        found = probe.observe(padded, watch, batch_size=size)
-        yield {path: values[: len(chosen)] for path, values in found.items()}
+        yield probe.observe(batch[start : start + size], watch, batch_size=size)
 
 
 def _on_map(found: np.ndarray, size: tuple[int, ...] | None, path: str) -> np.ndarray:

@@ -118,11 +118,9 @@ def report(
     with probe.watching_together(*_watched(probe)):
         answers, classes = best_classes(probe, batch, _TOP, batch_size)
         maps: dict[str, HeatMaps | Attributions] = {}
-        layer = ""
         for method in METHODS:
             cam = CAM(probe, method, channels=_CHANNELS, batch_size=batch_size)
             maps[method] = cam(batch, list(classes))
-            layer = cam.layer
         maps["smooth_grad"] = smooth_grad(
             probe, batch, list(classes), samples=_SAMPLES, batch_size=batch_size
         )
@@ -131,7 +129,8 @@ def report(
         pages.paragraph(
             f"{probe.model.name}, {len(batch)} "
             f"{'image' if len(batch) == 1 else 'images'} of {batch.shape[1]} x "
-            f"{batch.shape[2]} pixels. Class activation maps are of the layer {layer}.",
+            f"{batch.shape[2]} pixels. Class activation maps are of the layer "
+            f"{default_layer(probe)}.",
             "facts",
         )
     ]
