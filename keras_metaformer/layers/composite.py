@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_metaformer.layers import operations
+from keras_metaformer.layers import operations, tracing
 from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
 from keras_metaformer.layers.dropout import Dropout
 from keras_metaformer.layers.inner_call import call_inner, class_says
@@ -226,6 +226,10 @@ class _Calling(Run):
         self.own = None  # The last map that may be overwritten.
 
     def __call__(self, x, *layers):
+        if (
+            tracing.is_compiling()
+        ):  # The compiler sees by itself what is needed no more.
+            return super().__call__(x, *layers)
         first, is_own = x, False
         for layer in layers:
             if layer is None:
@@ -240,6 +244,9 @@ class _Calling(Run):
         if x is not first:
             self.own = x if is_own else None
         return x
+
+    def step(self, layer, x):
+        return call_inner(self.outer, layer, x, self.training)
 
     def recomputed(self, x, *layers):
         if not self.training:

@@ -24,6 +24,15 @@ _STOCK = (
     keras.layers.Softmax,
 )
 
+#: Keras' layers that run what a user gave them, which is no part of theirs.
+_RUN_CODE_OF_USERS = (keras.layers.Lambda, keras.layers.TorchModuleWrapper)
+#: Keras' activation functions, and none.
+_ACTIVATIONS = (
+    None,
+    keras.activations.linear,
+    *(each for each in vars(keras.activations).values() if inspect.isfunction(each)),
+)
+
 _ON_TORCH = keras.backend.backend() == "torch"
 _HOOKS_OF_ALL_LAYERS: tuple[dict[int, Any], ...] = ()
 if _ON_TORCH:
@@ -112,6 +121,27 @@ def is_prepared(outer: Any, layer: Any, inputs: Any) -> bool:
     return layer.activity_regularizer is None and layer._remat_mode is None
 
 
+def are_plain(layers: Any) -> bool:
+    """Whether calls of these layers, and of all inside, do nothing but give outputs.
+
+    None has a hook, adds a loss or runs code of a user's. `torch.compile` can then
+    trace them without a break.
+    """
+    layers = [*layers]
+    while layers:
+        layer = layers.pop()
+        if layer._losses or layer.activity_regularizer is not None:
+            return False
+        if _ON_TORCH and (layer._forward_hooks or layer._forward_pre_hooks):
+            return False
+        if not _has_known_call(type(layer)):
+            return False
+        if _takes_activation(type(layer)) and layer.activation not in _ACTIVATIONS:
+            return False
+        layers += layer._layers
+    return True
+
+
 @constant
 def _dtypes(kind: Any, name: str) -> tuple[str | None, bool]:
     """The compute dtype of a policy, and whether weights are cast to it.
@@ -160,6 +190,21 @@ def _name(dtype: Any) -> str:
 def _is_known(kind: Any) -> bool:
     # By the exact class: a subclass of a user may count on Keras' bookkeeping.
     return kind in _STOCK or kind.__module__.split(".")[0] == "keras_metaformer"
+
+
+@constant
+def _has_known_call(kind: Any) -> bool:
+    """Whether layers of this class run the code of their class and of their parts."""
+    if issubclass(kind, _RUN_CODE_OF_USERS):
+        return False
+    return kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
+
+
+@constant
+def _takes_activation(kind: Any) -> bool:
+    """Whether layers of this class of Keras' call an activation function."""
+    arguments = inspect.signature(kind.__init__).parameters
+    return kind.__module__.split(".")[0] == "keras" and "activation" in arguments
 
 
 @constant

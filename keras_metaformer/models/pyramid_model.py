@@ -1,5 +1,6 @@
 """The functional model with named stages that every builder returns."""
 
+import dataclasses
 import functools
 import inspect
 import math
@@ -9,8 +10,9 @@ import keras
 
 from keras_metaformer.blocks import Downsampling, PatchMerging
 from keras_metaformer.layers import fast_paths, tracing
+from keras_metaformer.layers.composite import Composite
 from keras_metaformer.layers.configured_layer import ConfiguredLayer
-from keras_metaformer.layers.inner_call import call_inner
+from keras_metaformer.layers.inner_call import are_plain, call_inner, is_prepared
 from keras_metaformer.models.nodes import nodes_of, output_in
 from keras_metaformer.models.pixel_range import warn_of_unexpected_pixels
 from keras_metaformer_lite.description import ImageDescription
@@ -19,10 +21,15 @@ _COMPILE = inspect.signature(keras.Model.compile)
 _DESCRIPTION = "_image_description"
 
 
-@tracing.constant
-def _adds_no_losses(kind: Any) -> bool:
-    """Whether layers of this class add losses by their regularizer alone."""
-    return kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
+@dataclasses.dataclass
+class _BeforeCall:
+    """What a model has found out for the call that follows.
+
+    Attributes:
+        found_plain: whether all layers are plain, as `are_plain` has it.
+    """
+
+    found_plain: bool = False
 
 
 @keras.saving.register_keras_serializable(package="keras_metaformer")
@@ -34,6 +41,7 @@ class PyramidModel(keras.Model):
     loading a `.keras` file too.
     """
 
+    _before_call: "_BeforeCall"
     #: The layers after the input if each follows on the one before, or None.
     _chain: tuple[Any, ...] | None
 
@@ -47,6 +55,8 @@ class PyramidModel(keras.Model):
         # Now, not at the first call: torch.compile cannot look into the lock that a
         # cached property of Python 3.11 has. Past Keras, which keeps track of layers.
         self.__dict__["_chain"] = self._find_chain()
+        tracing.in_stateless_scope()  # Once before it is traced, as it says.
+        self.__dict__["_before_call"] = _BeforeCall()
 
     @property
     def image_description(self) -> ImageDescription | None:
@@ -89,29 +99,18 @@ class PyramidModel(keras.Model):
         }
 
     def _clear_losses(self):
-        # Keras calls each of hundreds of layers, and torch.compile would trace that.
-        if not tracing.is_compiling() or self._has_losses():
+        # Keras does so before a call. It asks each of hundreds of layers, and
+        # torch.compile would trace that.
+        self._before_call.found_plain = tracing.is_compiling() and are_plain(
+            self._layers
+        )
+        if not self._before_call.found_plain:
             super()._clear_losses()
-
-    def _has_losses(self) -> bool:
-        """Whether a layer has losses, or may get some from a call."""
-        layers: list[Any] = [*self._layers]
-        while layers:
-            layer = layers.pop()
-            if layer._losses or layer.activity_regularizer is not None:
-                return True
-            if not _adds_no_losses(type(layer)):
-                return True
-            layers += layer._layers
-        return False
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
         if mask is None and not kwargs and self._can_walk(inputs):
-            outputs = inputs
-            for layer in self._chain:
-                # What is not said is inference, as for every layer here.
-                outputs = call_inner(self, layer, outputs, bool(training))
-            return outputs
+            # What is not said is inference, as for every layer here.
+            return self._walk(inputs, bool(training))
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     @functools.wraps(keras.Model.compile)
@@ -172,6 +171,26 @@ class PyramidModel(keras.Model):
             and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
         )
 
+    def _walk(self, inputs: Any, training: bool) -> Any:
+        """The chain's layers one after the other."""
+        outputs = inputs
+        once = (
+            self._before_call.found_plain
+            and not training
+            and tracing.may_compile_once(inputs.device)
+        )
+        self._before_call.found_plain = False
+        for layer in self._chain or ():
+            if (
+                once
+                and isinstance(layer, Composite)
+                and is_prepared(self, layer, outputs)
+            ):
+                outputs = _infer(layer, outputs)
+            else:
+                outputs = call_inner(self, layer, outputs, training)
+        return outputs
+
     def _find_chain(self) -> tuple[Any, ...] | None:
         """The layers after the input if each follows on the one before, or None."""
         first, *layers = self.layers
@@ -193,6 +212,11 @@ class PyramidModel(keras.Model):
         # An output in a dict or list stays in it.
         is_bare = isinstance(self.output, keras.KerasTensor)
         return tuple(layers) if is_whole and is_bare and self.output is tensor else None
+
+
+@tracing.compiled_once
+def _infer(layer: Any, inputs: Any) -> Any:
+    return call_inner(layer, layer, inputs, training=False)
 
 
 def pyramid_layers(model: keras.Model) -> dict[str, keras.layers.Layer]:

@@ -1,5 +1,6 @@
 """What `torch.compile` makes of whole models."""
 
+import threading
 from typing import Any
 
 import keras
@@ -147,6 +148,133 @@ def test_models_of_one_structure_share_a_program(images):
         compiled: Any = torch.compile(model, backend=counter, fullgraph=True)
         _assert_same(compiled, model, images)
     assert counter.frame_count == 1
+
+
+def _regions(graph: Any) -> list[str]:
+    """The program of each region of a compiled graph."""
+    return [
+        node.args[0].target
+        for node in graph.graph.nodes
+        if getattr(node.target, "__name__", "") == "invoke_subgraph"
+    ]
+
+
+class _Programs:
+    """A compiler that counts blocks, and the programs that they are compiled to."""
+
+    def __init__(self):
+        self.graphs = 0
+
+    def __call__(self, graph, example_inputs):
+        self.graphs += 1
+        regions = _regions(graph)
+        self.blocks = len(regions)
+        self.programs = len(set(regions))
+        return graph.forward
+
+
+def _programs(model: Any, images: Any, **options: Any) -> tuple[int, int]:
+    import torch
+
+    count = _Programs()
+    compiled: Any = torch.compile(model, backend=count, fullgraph=True, **options)
+    _assert_same(compiled, model, images)
+    return count.blocks, count.programs
+
+
+@pytest.mark.parametrize("family", ["convformer", "gmlp"])
+def test_equal_blocks_are_one_program(images, family):
+    depths = {"depths": (1, 1, 3, 1)} if family == "convformer" else {"depth": 4}
+    model = build_small(family, classifier_activation=None, **depths)
+    # torch puts what is there once, the blocks of the other stages, where it is used.
+    equal = 3 if family == "convformer" else 4
+    assert _programs(model, images) == (equal, 1)
+
+
+def test_blocks_that_differ_are_programs_of_their_own(images):
+    model = _deep()
+    assert _programs(model, images) == (2, 1)
+    _blocks(model)[1].token_mixing.norm.epsilon = 0.1
+    assert _programs(model, images) == (0, 0)
+
+
+def test_blocks_that_share_a_layer(images):
+    model = build_small("convformer", depths=(1, 1, 3, 1), classifier_activation=None)
+    randomize(model)
+    first, second, _ = (block.channel_mixing.transform for block in _blocks(model))
+    second._tracker.unlock()
+    second.expand = first.expand
+    _assert_same(_compiled(model), model, images)
+
+
+@pytest.mark.parametrize("case", ["layer", "activation", "hook"])
+def test_what_breaks_the_graph_inside_a_block(images, case):
+    import torch
+
+    class Breaking(keras.layers.Layer):
+        def call(self, inputs):
+            torch._dynamo.graph_break()
+            return 2 * inputs
+
+    def break_and_double(inputs):
+        torch._dynamo.graph_break()
+        return 2 * inputs
+
+    model = _deep()
+    second = _blocks(model)[1]
+    if case == "layer":
+        second.token_mixing._tracker.unlock()
+        second.token_mixing.transform = Breaking()
+    elif case == "activation":
+        second.channel_mixing.transform.project.activation = break_and_double
+    else:
+        second.channel_mixing.transform.register_forward_hook(
+            lambda _, __, outputs: print(to_numpy(outputs).mean())
+        )
+    _assert_same(torch.compile(model, backend="eager"), model, images)
+
+
+def test_sizes_that_only_a_call_tells(images):
+    # torch 2.13 cannot compile regions for them.
+    assert _programs(_deep(), images, dynamic=True) == (0, 0)
+
+
+def test_weights_of_a_stateless_call(images):
+    import torch
+
+    model: Any = _deep()
+    state = [variable.value for variable in model.non_trainable_variables]
+
+    def call(weights, images):
+        outputs, _ = model.stateless_call(weights, state, images)
+        return outputs
+
+    compiled: Any = torch.compile(call, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        plain = model(images)
+        for factor in (1.1, 1.2):
+            weights = [factor * each.value for each in model.trainable_variables]
+            expected = call(weights, images)
+            torch.testing.assert_close(
+                compiled(weights, images), expected, rtol=1e-4, atol=1e-4
+            )
+            assert not torch.allclose(expected, plain)
+
+
+def test_a_second_call_compiles_nothing(images):
+    import torch
+
+    def compile_and_call():  # In a thread that no scope of Keras' was opened in.
+        model = _deep()
+        compiled: Any = torch.compile(model, backend=count)
+        for _ in range(3):
+            _assert_same(compiled, model, images)
+
+    count = _Programs()
+    thread = threading.Thread(target=compile_and_call)
+    thread.start()
+    thread.join()
+    assert count.graphs == 1
 
 
 @pytest.mark.large

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_metaformer.layers import fast_paths
+from keras_metaformer.layers import fast_paths, tracing
 
 
 def _backend_module() -> Any:
@@ -253,7 +253,8 @@ def _like(inputs: Any, *weights: Any) -> list[Any]:
     dtype, tensors = inputs.dtype, []
     for weight in weights:
         if isinstance(weight, keras.Variable):
-            weight = weight.value  # In the compute dtype, where Keras casts by itself.
+            # In the compute dtype, where Keras casts by itself.
+            weight = tracing.value_of(weight)
         if weight is not None and weight.dtype != dtype:
             weight = ops.convert_to_tensor(weight, dtype)
         tensors.append(weight)

@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.symbolic_shapes import guard_or_false
 from torch.nn import functional
 
-from keras_metaformer.layers.tracing import constant, taken_as_given
+from keras_metaformer.layers.tracing import constant, in_function_transform
 from keras_metaformer_lite import processor
 
 
@@ -113,7 +113,7 @@ def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
     rows = math.prod(inputs.shape[:-1])
     multiplications = rows * kernel.numel()
     if torch.compiler.is_compiling():
-        if _in_function_transform():
+        if in_function_transform():
             return False
         # A number of rows that only a run will tell is taken for a small one.
         return guard_or_false(rows != 1) and guard_or_false(
@@ -122,12 +122,6 @@ def _is_for_one_dnn(inputs: Any, kernel: Any) -> bool:
     if rows == 1 or multiplications < _ONE_DNN_PAYS_FROM:
         return False
     return _is_plain(inputs) and _is_plain(kernel)
-
-
-# A compiled program is for those transforms that it was traced in: torch sees to that.
-@taken_as_given
-def _in_function_transform() -> bool:
-    return _FUNCTION_TRANSFORMS.peek_interpreter_stack() is not None
 
 
 def _is_plain(tensor: Any) -> bool:
