@@ -127,16 +127,19 @@ def are_plain(layers: Any) -> bool:
     None has a hook, adds a loss or runs code of a user's. `torch.compile` can then
     trace them without a break.
     """
+    if any(_HOOKS_OF_ALL_LAYERS):
+        return False
     layers = [*layers]
     while layers:
         layer = layers.pop()
         if layer._losses or layer.activity_regularizer is not None:
             return False
-        if _ON_TORCH and (layer._forward_hooks or layer._forward_pre_hooks):
+        if (_ON_TORCH and _has_hooks_of_its_own(layer)) or "call" in vars(layer):
             return False
-        if not _has_known_call(type(layer)):
+        calls = _what_it_calls(type(layer))
+        if calls is None:
             return False
-        if _takes_activation(type(layer)) and layer.activation not in _ACTIVATIONS:
+        if calls and getattr(layer, calls) not in _ACTIVATIONS:
             return False
         layers += layer._layers
     return True
@@ -156,12 +159,15 @@ def _dtypes(kind: Any, name: str) -> tuple[str | None, bool]:
 
 def _has_hooks(layer: Any) -> bool:
     """Whether torch is to call something else before or after the layer."""
+    return _has_hooks_of_its_own(layer) or any(_HOOKS_OF_ALL_LAYERS)
+
+
+def _has_hooks_of_its_own(layer: Any) -> bool:
     return bool(
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
-        or any(_HOOKS_OF_ALL_LAYERS)
     )
 
 
@@ -193,18 +199,20 @@ def _is_known(kind: Any) -> bool:
 
 
 @constant
-def _has_known_call(kind: Any) -> bool:
-    """Whether layers of this class run the code of their class and of their parts."""
-    if issubclass(kind, _RUN_CODE_OF_USERS):
-        return False
-    return kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
+def _what_it_calls(kind: Any) -> str | None:
+    """The attribute of the function that layers of this class call, or `""` for none.
 
-
-@constant
-def _takes_activation(kind: Any) -> bool:
-    """Whether layers of this class of Keras' call an activation function."""
+    None stands for layers that may call others, of a user's.
+    """
+    root = kind.__module__.split(".")[0]
+    if issubclass(kind, _RUN_CODE_OF_USERS) or root not in (
+        "keras",
+        "keras_metaformer",
+    ):
+        return None
     arguments = inspect.signature(kind.__init__).parameters
-    return kind.__module__.split(".")[0] == "keras" and "activation" in arguments
+    # Ours are layers, which are among the parts.
+    return "activation" if root == "keras" and "activation" in arguments else ""
 
 
 @constant

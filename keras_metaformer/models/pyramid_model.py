@@ -101,16 +101,18 @@ class PyramidModel(keras.Model):
     def _clear_losses(self):
         # Keras does so before a call. It asks each of hundreds of layers, and
         # torch.compile would trace that.
-        self._before_call.found_plain = tracing.is_compiling() and are_plain(
-            self._layers
-        )
-        if not self._before_call.found_plain:
+        if tracing.is_compiling() and are_plain(self._layers):
+            self._before_call.found_plain = True
+        else:
             super()._clear_losses()
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
+        is_plain = self._before_call.found_plain
+        if is_plain:  # Of this call alone.
+            self._before_call.found_plain = False
         if mask is None and not kwargs and self._can_walk(inputs):
             # What is not said is inference, as for every layer here.
-            return self._walk(inputs, bool(training))
+            return self._walk(inputs, bool(training), is_plain)
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     @functools.wraps(keras.Model.compile)
@@ -171,15 +173,10 @@ class PyramidModel(keras.Model):
             and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
         )
 
-    def _walk(self, inputs: Any, training: bool) -> Any:
+    def _walk(self, inputs: Any, training: bool, is_plain: bool) -> Any:
         """The chain's layers one after the other."""
         outputs = inputs
-        once = (
-            self._before_call.found_plain
-            and not training
-            and tracing.may_compile_once(inputs.device)
-        )
-        self._before_call.found_plain = False
+        once = is_plain and not training and tracing.may_compile_once(inputs.device)
         for layer in self._chain or ():
             if (
                 once

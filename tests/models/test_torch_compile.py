@@ -1,6 +1,6 @@
 """What `torch.compile` makes of whole models."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -75,9 +75,9 @@ def images() -> Any:
     return keras.ops.convert_to_tensor(numbers)
 
 
-def _deep(family: str = "convformer") -> keras.Model:
-    """Two blocks in one stage, whose weights and logits all matter."""
-    model = build_small(family, depths=(1, 1, 2, 1), classifier_activation=None)
+def _deep(family: str = "convformer", blocks: int = 2) -> keras.Model:
+    """Some blocks in one stage, whose weights and logits all matter."""
+    model = build_small(family, depths=(1, 1, blocks, 1), classifier_activation=None)
     randomize(model)
     return model
 
@@ -86,10 +86,39 @@ def _blocks(model: keras.Model) -> list[Any]:
     return [layer for layer in model.layers if layer.name.startswith("stage_2_block")]
 
 
+def _regions(graph: Any) -> list[str]:
+    """The program of each region of a compiled graph."""
+    return [
+        node.args[0].target
+        for node in graph.graph.nodes
+        if getattr(node.target, "__name__", "") == "invoke_subgraph"
+    ]
+
+
+class _Programs:
+    """A compiler that counts blocks, and the programs that they are compiled to.
+
+    It says that it is Inductor, torch's own, but needs no C++ compiler.
+    """
+
+    compiler_name = "inductor"
+
+    def __init__(self, **config: Any):
+        self.config = config
+        self.graphs = 0
+
+    def __call__(self, graph, example_inputs):
+        self.graphs += 1
+        regions = _regions(graph)
+        self.blocks = len(regions)
+        self.programs = len(set(regions))
+        return graph.forward
+
+
 def _compiled(model: Any) -> Any:
     import torch
 
-    return torch.compile(model, backend="eager", fullgraph=True)
+    return torch.compile(model, backend=_Programs(), fullgraph=True)
 
 
 def _assert_same(compiled: Any, model: Any, images: Any) -> Any:
@@ -150,39 +179,20 @@ def test_models_of_one_structure_share_a_program(images):
     assert counter.frame_count == 1
 
 
-def _regions(graph: Any) -> list[str]:
-    """The program of each region of a compiled graph."""
-    return [
-        node.args[0].target
-        for node in graph.graph.nodes
-        if getattr(node.target, "__name__", "") == "invoke_subgraph"
-    ]
-
-
-class _Programs:
-    """A compiler that counts blocks, and the programs that they are compiled to."""
-
-    def __init__(self):
-        self.graphs = 0
-
-    def __call__(self, graph, example_inputs):
-        self.graphs += 1
-        regions = _regions(graph)
-        self.blocks = len(regions)
-        self.programs = len(set(regions))
-        return graph.forward
-
-
-def _programs(model: Any, images: Any, **options: Any) -> tuple[int, int]:
+def _programs(
+    model: Any, images: Any, compiler: Any = None, **options: Any
+) -> tuple[int, int]:
     import torch
 
-    count = _Programs()
+    count = compiler or _Programs()
     compiled: Any = torch.compile(model, backend=count, fullgraph=True, **options)
     _assert_same(compiled, model, images)
     return count.blocks, count.programs
 
 
-@pytest.mark.parametrize("family", ["convformer", "gmlp"])
+@pytest.mark.parametrize(
+    "family", ["convformer", pytest.param("gmlp", marks=pytest.mark.large)]
+)
 def test_equal_blocks_are_one_program(images, family):
     depths = {"depths": (1, 1, 3, 1)} if family == "convformer" else {"depth": 4}
     model = build_small(family, classifier_activation=None, **depths)
@@ -192,24 +202,50 @@ def test_equal_blocks_are_one_program(images, family):
 
 
 def test_blocks_that_differ_are_programs_of_their_own(images):
-    model = _deep()
-    assert _programs(model, images) == (2, 1)
+    model = _deep(blocks=3)
+    assert _programs(model, images) == (3, 1)
     _blocks(model)[1].token_mixing.norm.epsilon = 0.1
-    assert _programs(model, images) == (0, 0)
+    assert _programs(model, images) == (2, 1)
+
+
+def test_both_forms_of_gelu_are_programs_of_their_own(images):
+    model = _deep("poolformer", blocks=3)
+    assert _programs(model, images) == (3, 1)
+    _blocks(model)[1].channel_mixing.transform.activation.approximate = True
+    assert _programs(model, images) == (2, 1)
+
+
+@pytest.mark.large
+def test_other_compilers_than_inductor_as_it_comes(images):
+    for compiler in (_Programs(cpp_wrapper=True), _Programs(freezing=True)):
+        assert _programs(_deep(), images, compiler) == (0, 0)
+    of_a_user = _Programs()
+    of_a_user.compiler_name = "of a user"
+    assert _programs(_deep(), images, of_a_user) == (0, 0)
 
 
 def test_blocks_that_share_a_layer(images):
-    model = build_small("convformer", depths=(1, 1, 3, 1), classifier_activation=None)
-    randomize(model)
+    model = _deep(blocks=3)
     first, second, _ = (block.channel_mixing.transform for block in _blocks(model))
     second._tracker.unlock()
     second.expand = first.expand
     _assert_same(_compiled(model), model, images)
 
 
-@pytest.mark.parametrize("case", ["layer", "activation", "hook"])
-def test_what_breaks_the_graph_inside_a_block(images, case):
+@pytest.mark.parametrize(
+    "case",
+    [
+        "layer",
+        "hook",
+        *(
+            pytest.param(case, marks=pytest.mark.large)
+            for case in ("activation", "backward hook", "call", "any module's hook")
+        ),
+    ],
+)
+def test_what_breaks_the_graph_inside_a_block(images, case, request):
     import torch
+    from torch.nn.modules.module import register_module_forward_hook
 
     class Breaking(keras.layers.Layer):
         def call(self, inputs):
@@ -227,11 +263,21 @@ def test_what_breaks_the_graph_inside_a_block(images, case):
         second.token_mixing.transform = Breaking()
     elif case == "activation":
         second.channel_mixing.transform.project.activation = break_and_double
-    else:
+    elif case == "call":
+        plain_call = second.channel_mixing.transform.call
+        second.channel_mixing.transform.call = lambda inputs, **arguments: (
+            break_and_double(plain_call(inputs, **arguments))
+        )
+    elif case == "backward hook":
+        second.token_mixing.register_full_backward_hook(lambda *_: None)
+    elif case == "hook":
         second.channel_mixing.transform.register_forward_hook(
             lambda _, __, outputs: print(to_numpy(outputs).mean())
         )
-    _assert_same(torch.compile(model, backend="eager"), model, images)
+    else:
+        hook = register_module_forward_hook(lambda *_: torch._dynamo.graph_break())
+        request.addfinalizer(hook.remove)
+    _assert_same(torch.compile(model, backend=_Programs()), model, images)
 
 
 def test_sizes_that_only_a_call_tells(images):
@@ -249,7 +295,7 @@ def test_weights_of_a_stateless_call(images):
         outputs, _ = model.stateless_call(weights, state, images)
         return outputs
 
-    compiled: Any = torch.compile(call, backend="eager", fullgraph=True)
+    compiled: Any = torch.compile(call, backend=_Programs(), fullgraph=True)
     with torch.no_grad():
         plain = model(images)
         for factor in (1.1, 1.2):
@@ -259,6 +305,27 @@ def test_weights_of_a_stateless_call(images):
                 compiled(weights, images), expected, rtol=1e-4, atol=1e-4
             )
             assert not torch.allclose(expected, plain)
+
+
+@pytest.mark.large
+def test_what_inductor_makes_of_equal_blocks(images):
+    import torch
+
+    if not torch._inductor.cpp_builder.get_cpp_compiler():
+        pytest.skip("needs a C++ compiler")
+    for epsilon in (1e-6, 1e-3):  # A number that changes is a symbol from then on.
+        model = _deep(blocks=4)
+        for layer in model._flatten_layers():
+            if isinstance(layer, keras.layers.LayerNormalization):
+                layer.epsilon = epsilon
+        _, second, third, _ = (b.channel_mixing.transform for b in _blocks(model))
+        third._tracker.unlock()
+        third.expand = second.expand
+        with torch.inference_mode():
+            expected = model(images)
+            torch.testing.assert_close(
+                torch.compile(model)(images), expected, rtol=1e-4, atol=1e-4
+            )
 
 
 def test_a_second_call_compiles_nothing(images):
@@ -271,9 +338,8 @@ def test_a_second_call_compiles_nothing(images):
             _assert_same(compiled, model, images)
 
     count = _Programs()
-    thread = threading.Thread(target=compile_and_call)
-    thread.start()
-    thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(compile_and_call).result()
     assert count.graphs == 1
 
 

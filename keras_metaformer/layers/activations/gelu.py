@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_metaformer.layers import operations
 from keras_metaformer.layers.configured_layer import ConfiguredLayer
 
 
@@ -38,7 +39,7 @@ class GELU(ConfiguredLayer):
         self.approximate = approximate
 
     def call(self, inputs):
-        return keras.activations.gelu(inputs, approximate=self.approximate)
+        return operations.gelu(inputs, self.approximate)
 
     def compute_output_shape(self, input_shape):
         return input_shape

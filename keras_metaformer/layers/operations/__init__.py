@@ -72,6 +72,22 @@ def squared_relu(inputs: Any, overwrite: bool = False) -> Any:
     return ops.square(ops.relu(inputs)) if outputs is None else outputs
 
 
+def gelu(inputs: Any, approximate: bool) -> Any:
+    """The Gaussian error linear unit.
+
+    Args:
+        inputs: float tensor of any shape.
+        approximate: bool. Whether by the hyperbolic tangent.
+
+    Returns:
+        Tensor of the inputs' shape and dtype.
+    """
+    outputs = _fast("gelu", inputs, approximate)
+    if outputs is None:
+        return keras.activations.gelu(inputs, approximate=approximate)
+    return outputs
+
+
 def residual_sum(inputs: Any, scale: Any, branch: Any, overwrite: bool = False) -> Any:
     """`scale * inputs + branch` in one operation.
 

@@ -72,6 +72,15 @@ def squared_relu(inputs: Any, overwrite: bool) -> Any:
     return inputs.relu_().square_()
 
 
+def gelu(inputs: Any, approximate: bool) -> Any:
+    """Torch's own, whose form is named in either case.
+
+    Keras names one of them only, which torch's compiler takes for equal to the other
+    where it looks for blocks that agree.
+    """
+    return functional.gelu(inputs, approximate="tanh" if approximate else "none")
+
+
 def layer_norm(inputs: Any, scale: Any, bias: Any, epsilon: float) -> Any:
     """Torch's own layer norm."""
     return functional.layer_norm(inputs, inputs.shape[-1:], scale, bias, epsilon)
