@@ -21,6 +21,7 @@ from keras_metaformer.export.options import (
     last_operation,
 )
 from keras_metaformer.export.prepared import exporting, folded, input_signature
+from keras_metaformer.layers.inner_call import is_no_user_class
 from keras_metaformer_lite.litert.errors import ExportError
 from keras_metaformer_lite.litert.flatbuffer import TFLiteFile
 
@@ -141,8 +142,7 @@ def _explanation(model: keras.Model, error: Exception) -> str:
     unknown = [
         f"{type(layer).__name__} ({layer.name!r})"
         for layer in model._flatten_layers(include_self=False)
-        if type(layer).__module__.split(".")[0] not in ("keras", "keras_metaformer")
-        and is_traced(layer)
+        if not is_no_user_class(type(layer)) and is_traced(layer)
     ]
     message = "The model cannot be converted to TFLite's own operators."
     if operators:

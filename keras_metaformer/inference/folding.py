@@ -31,6 +31,7 @@ from keras_metaformer.layers import (
     StarReLU,
 )
 from keras_metaformer.layers.composite import IDLE_AT_INFERENCE, Run, has_flow
+from keras_metaformer.layers.inner_call import is_no_user_class
 from keras_metaformer.models.nodes import nodes_of
 
 LINEAR = (
@@ -212,7 +213,7 @@ def _copy(layer: keras.layers.Layer, input_shape: Any) -> keras.layers.Layer:
 def _holds_anothers(layer: keras.layers.Layer) -> bool:
     """Whether a layer, or one inside it, is not Keras' or this library's."""
     return any(
-        type(each).__module__.split(".")[0] not in ("keras", "keras_metaformer")
+        not is_no_user_class(type(each))
         for each in layer._flatten_layers(include_self=True)
     )
 

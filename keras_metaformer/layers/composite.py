@@ -9,7 +9,7 @@ import keras
 from keras_metaformer.layers import operations, tracing
 from keras_metaformer.layers.configured_layer import ConfiguredLayer, arguments_of
 from keras_metaformer.layers.dropout import Dropout
-from keras_metaformer.layers.inner_call import call_inner, class_says
+from keras_metaformer.layers.inner_call import call_inner, class_says, is_no_user_class
 from keras_metaformer.layers.recomputation import recomputed
 from keras_metaformer.layers.stochastic_depth import StochasticDepth
 from keras_metaformer.layers.tokens import flatten_tokens, token_count, unflatten_tokens
@@ -226,9 +226,8 @@ class _Calling(Run):
         self.own = None  # The last map that may be overwritten.
 
     def __call__(self, x, *layers):
-        if (
-            tracing.is_compiling()
-        ):  # The compiler sees by itself what is needed no more.
+        if tracing.is_compiling():
+            # The compiler sees by itself what is needed no more.
             return super().__call__(x, *layers)
         first, is_own = x, False
         for layer in layers:
@@ -381,8 +380,7 @@ def _tuple(shape: Any) -> Any:
 @functools.cache
 def _states_its_shapes(kind: type) -> bool:
     # Keras' layers and ours build for a shape and say what they make of it.
-    known = kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
-    if not known and not issubclass(kind, Composite):
+    if not is_no_user_class(kind) and not issubclass(kind, Composite):
         return False
     return kind.compute_output_shape is not keras.layers.Layer.compute_output_shape
 

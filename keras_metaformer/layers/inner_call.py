@@ -26,7 +26,7 @@ _STOCK = (
 
 #: Keras' layers that run what a user gave them, which is no part of theirs.
 _RUN_CODE_OF_USERS = (keras.layers.Lambda, keras.layers.TorchModuleWrapper)
-#: Keras' activation functions, and none.
+#: None and Keras' activation functions, the usual ones first.
 _ACTIVATIONS = (
     None,
     keras.activations.linear,
@@ -136,13 +136,17 @@ def are_plain(layers: Any) -> bool:
             return False
         if (_ON_TORCH and _has_hooks_of_its_own(layer)) or "call" in vars(layer):
             return False
-        calls = _what_it_calls(type(layer))
-        if calls is None:
+        if not _runs_known_code(type(layer)):
             return False
-        if calls and getattr(layer, calls) not in _ACTIVATIONS:
+        if _calls_activation(type(layer)) and layer.activation not in _ACTIVATIONS:
             return False
         layers += layer._layers
     return True
+
+
+def is_no_user_class(kind: Any) -> bool:
+    """Whether a class is Keras' or of this package."""
+    return kind.__module__.split(".")[0] in ("keras", "keras_metaformer")
 
 
 @constant
@@ -199,20 +203,16 @@ def _is_known(kind: Any) -> bool:
 
 
 @constant
-def _what_it_calls(kind: Any) -> str | None:
-    """The attribute of the function that layers of this class call, or `""` for none.
+def _runs_known_code(kind: Any) -> bool:
+    """Whether layers of this class run code of Keras' or ours, and of their parts."""
+    return not issubclass(kind, _RUN_CODE_OF_USERS) and is_no_user_class(kind)
 
-    None stands for layers that may call others, of a user's.
-    """
-    root = kind.__module__.split(".")[0]
-    if issubclass(kind, _RUN_CODE_OF_USERS) or root not in (
-        "keras",
-        "keras_metaformer",
-    ):
-        return None
+
+@constant
+def _calls_activation(kind: Any) -> bool:
+    """Whether layers of this class call a function. Those of ours are parts instead."""
     arguments = inspect.signature(kind.__init__).parameters
-    # Ours are layers, which are among the parts.
-    return "activation" if root == "keras" and "activation" in arguments else ""
+    return kind.__module__.split(".")[0] == "keras" and "activation" in arguments
 
 
 @constant

@@ -1,6 +1,5 @@
 """The functional model with named stages that every builder returns."""
 
-import dataclasses
 import functools
 import inspect
 import math
@@ -21,17 +20,6 @@ _COMPILE = inspect.signature(keras.Model.compile)
 _DESCRIPTION = "_image_description"
 
 
-@dataclasses.dataclass
-class _BeforeCall:
-    """What a model has found out for the call that follows.
-
-    Attributes:
-        found_plain: whether all layers are plain, as `are_plain` has it.
-    """
-
-    found_plain: bool = False
-
-
 @keras.saving.register_keras_serializable(package="keras_metaformer")
 class PyramidModel(keras.Model):
     """A functional `keras.Model` whose stages can be asked for by pyramid level.
@@ -41,7 +29,6 @@ class PyramidModel(keras.Model):
     loading a `.keras` file too.
     """
 
-    _before_call: "_BeforeCall"
     #: The layers after the input if each follows on the one before, or None.
     _chain: tuple[Any, ...] | None
 
@@ -56,7 +43,6 @@ class PyramidModel(keras.Model):
         # cached property of Python 3.11 has. Past Keras, which keeps track of layers.
         self.__dict__["_chain"] = self._find_chain()
         tracing.in_stateless_scope()  # Once before it is traced, as it says.
-        self.__dict__["_before_call"] = _BeforeCall()
 
     @property
     def image_description(self) -> ImageDescription | None:
@@ -101,18 +87,13 @@ class PyramidModel(keras.Model):
     def _clear_losses(self):
         # Keras does so before a call. It asks each of hundreds of layers, and
         # torch.compile would trace that.
-        if tracing.is_compiling() and are_plain(self._layers):
-            self._before_call.found_plain = True
-        else:
+        if not (tracing.is_compiling() and are_plain(self._layers)):
             super()._clear_losses()
 
     def call(self, inputs: Any, training=None, mask=None, **kwargs):
-        is_plain = self._before_call.found_plain
-        if is_plain:  # Of this call alone.
-            self._before_call.found_plain = False
         if mask is None and not kwargs and self._can_walk(inputs):
             # What is not said is inference, as for every layer here.
-            return self._walk(inputs, bool(training), is_plain)
+            return self._walk(inputs, bool(training))
         return super().call(inputs, training=training, mask=mask, **kwargs)
 
     @functools.wraps(keras.Model.compile)
@@ -173,11 +154,15 @@ class PyramidModel(keras.Model):
             and keras.backend.standardize_dtype(inputs.dtype) == self.compute_dtype
         )
 
-    def _walk(self, inputs: Any, training: bool, is_plain: bool) -> Any:
+    def _walk(self, inputs: Any, training: bool) -> Any:
         """The chain's layers one after the other."""
-        outputs = inputs
-        once = is_plain and not training and tracing.may_compile_once(inputs.device)
-        for layer in self._chain or ():
+        outputs, chain = inputs, self._chain or ()
+        once = (
+            not training
+            and tracing.may_compile_once(inputs.device)
+            and are_plain(chain)
+        )
+        for layer in chain:
             if (
                 once
                 and isinstance(layer, Composite)
